@@ -1,0 +1,1 @@
+"""An agent server that starts whole with one command."""

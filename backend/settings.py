@@ -1,0 +1,110 @@
+"""Every setting, declared once: flags > environment > .env > defaults."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# The short flags of an entry module: `python -m backend.websocket --port 9001`.
+SHORT_FLAGS = {
+    "rest": {"host": "agent_api_host", "port": "agent_api_port"},
+    "websocket": {"host": "websocket_server_host", "port": "websocket_server_port"},
+}
+
+
+class SettingError(Exception):
+    """A setting is wrong. The message is one sentence: which, what was found, what is expected."""
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _postgres_address(value: object) -> object:
+    if isinstance(value, str) and value and not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("it has to begin with postgresql://")
+    return value or None
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """The settings of every process. A field `agent_api_port` is AGENT_API_PORT and `--agent-api-port`."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    app_env: Literal["development", "production"] = Field(
+        default="development", description="development: readable logs, reload; production: JSON logs, restarts"
+    )
+    agent_api_host: str = Field(default="127.0.0.1", description="address the REST API listens on")
+    agent_api_port: Port = Field(default=8006, description="port of the REST API")
+    websocket_server_host: str = Field(default="127.0.0.1", description="address the WebSocket server listens on")
+    websocket_server_port: Port = Field(default=8001, description="port of the WebSocket server")
+    database_url: Annotated[str | None, BeforeValidator(_postgres_address)] = Field(
+        default=None, description="postgresql://… of an external PostgreSQL; unset: the bundled one in DATA_DIR"
+    )
+    data_dir: Path = Field(default=Path(".data"), description="folder of the bundled PostgreSQL and of run-time files")
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
+        default="info", description="debug, info, warning or error"
+    )
+    num_graph_workers: int = Field(default=10, ge=1, le=10_000, description="runs one executor works on at a time")
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(),
+        description="comma-separated hosts that blocks may reach although their address is private",
+    )
+    run_retention_days: int = Field(default=90, ge=0, description="days an ended run is kept; 0 keeps all")
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the settings of this process; a wrong one raises SettingError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingError("; ".join(map(_sentence, error.errors()))) from error
+        except UnicodeDecodeError as error:
+            raise SettingError(f".env is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+        except OSError as error:
+            raise SettingError(f"cannot read {error.filename}: {error.strerror}.") from error
+
+
+def _sentence(error: ErrorDetails) -> str:
+    name = str(error["loc"][0]).upper()
+    reason = error["msg"].removeprefix("Value error, ")
+    return f"{name} is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+
+
+def take_flags(process: str, arguments: Sequence[str]) -> None:
+    """Put the flags of a command line into the environment, where `Settings` and child processes find them.
+
+    `process` names the entry module, whose short flags (`--port`) are accepted beside the long ones. `--help` prints
+    every setting and exits; an unknown flag exits with status 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m backend.{process}",
+        description="Flags win over environment variables, these over .env, that over the defaults.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    short = {setting: f"--{flag}" for flag, setting in SHORT_FLAGS.get(process, {}).items()} | {"app_env": "--env"}
+    for name, field in Settings.model_fields.items():
+        flags = [flag for flag in (short.get(name), f"--{name.replace('_', '-')}") if flag]
+        about = f"{field.description} [{name.upper()}; default: {_shown(field.default)}]"
+        parser.add_argument(*flags, dest=name, metavar="VALUE", help=about.replace("%", "%%"))
+    for name, value in vars(parser.parse_args(arguments)).items():
+        os.environ[name.upper()] = value
+
+
+def _shown(default: object) -> str:
+    return "none" if default in (None, ()) else str(default)
