@@ -1,0 +1,1 @@
+"""Runs graphs: from a queued run to its last event, surviving whatever happens in between."""

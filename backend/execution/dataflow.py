@@ -1,0 +1,112 @@
+"""Which node runs next: how values travel along links and pair up into the inputs of node runs.
+
+Pure and deterministic: the same deliveries in the same order make the same node runs with the same numbers. That is
+what lets a run be taken up by another executor from nothing but its events.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.graphs.graph import Link
+from backend.graphs.pins import MISSING, base, extract
+from backend.graphs.topology import Topology
+
+
+@dataclass(slots=True)
+class NodeInputs:
+    """The inputs of one node run, complete or still being gathered. `values` is by exact pin name, as linked."""
+
+    number: int
+    node_id: str
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(slots=True)
+class _Gathering:
+    """What one node is waiting for. The oldest node run that lacks a pin gets the next value of that pin (FIFO)."""
+
+    incomplete: dict[int, NodeInputs] = field(default_factory=dict[int, NodeInputs])
+    # Per pin, the incomplete node runs that lack it, oldest first.
+    lacking: defaultdict[str, dict[int, None]] = field(default_factory=lambda: defaultdict(dict[int, None]))
+    # The values of the static pins in the latest node run that became complete.
+    latest_static: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Dataflow:
+    """The state of one run of one graph."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
+        self._count = 0
+
+    def start(self) -> list[NodeInputs]:
+        """The node runs that need no value from a link."""
+        return [self._new(node.id) for node in self._topology.starting]
+
+    def deliver(self, node_id: str, pin: str, value: Any) -> list[NodeInputs]:
+        """Send a value that `node_id` put out on `pin` along its links; returns the node runs that are complete now."""
+        complete: list[NodeInputs] = []
+        for link in self._topology.outgoing.get((node_id, base(pin)), ()):
+            part = extract(pin, value, link.source_name)
+            if part is not MISSING:
+                complete += self._receive(link, part)
+        return complete
+
+    def incomplete(self) -> list[tuple[NodeInputs, list[str]]]:
+        """The node runs still waiting, each with the pins it lacks."""
+        return [
+            (inputs, [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values])
+            for gathering in self._gathering.values()
+            for inputs in gathering.incomplete.values()
+        ]
+
+    def _pins(self, node_id: str) -> Mapping[str, bool]:
+        return self._topology.pins[node_id]
+
+    def _new(self, node_id: str) -> NodeInputs:
+        self._count += 1
+        return NodeInputs(self._count, node_id)
+
+    def _receive(self, link: Link, value: Any) -> list[NodeInputs]:
+        gathering = self._gathering[link.sink_id]
+        inputs = self._oldest_lacking(gathering, link)
+        self._fill(gathering, inputs, link.sink_name, value)
+        self._fill_static(gathering, inputs)
+        complete = self._take_if_complete(gathering, inputs)
+        if self._pins(link.sink_id)[link.sink_name]:
+            for other in list(gathering.incomplete.values()):
+                self._fill_static(gathering, other)
+                complete += self._take_if_complete(gathering, other)
+        return complete
+
+    def _oldest_lacking(self, gathering: _Gathering, link: Link) -> NodeInputs:
+        lacking = gathering.lacking[link.sink_name]
+        if lacking:
+            return gathering.incomplete[next(iter(lacking))]
+        inputs = self._new(link.sink_id)
+        gathering.incomplete[inputs.number] = inputs
+        for pin in self._pins(link.sink_id):
+            gathering.lacking[pin][inputs.number] = None
+        return inputs
+
+    def _fill(self, gathering: _Gathering, inputs: NodeInputs, pin: str, value: Any) -> None:
+        inputs.values[pin] = value
+        del gathering.lacking[pin][inputs.number]
+
+    def _fill_static(self, gathering: _Gathering, inputs: NodeInputs) -> None:
+        for pin, value in gathering.latest_static.items():
+            if pin not in inputs.values:
+                self._fill(gathering, inputs, pin, value)
+
+    def _take_if_complete(self, gathering: _Gathering, inputs: NodeInputs) -> list[NodeInputs]:
+        pins = self._pins(inputs.node_id)
+        if len(inputs.values) < len(pins):
+            return []
+        del gathering.incomplete[inputs.number]
+        gathering.latest_static = {pin: inputs.values[pin] for pin, static in pins.items() if static}
+        return [inputs]

@@ -1,0 +1,71 @@
+"""The one writer of an executor: collects what its runs want written and commits it together (group commit)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from uuid import UUID
+
+import asyncpg
+
+from backend.store import events
+from backend.store.connection import Queryable
+from backend.store.events import Entry
+
+# Entries in one commit: enough to fill a round trip, few enough that none waits long.
+BATCH = 500
+# Seconds between attempts while the database is away.
+RETRY_EVERY = 0.25
+
+# The database is away, full, shutting down, or chose us as the victim of a deadlock: it will take the same batch later.
+PASSING = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+)
+
+
+class Journal:
+    """Writes entries in the order they were appended; an entry is never written twice and never after a later one."""
+
+    def __init__(self, database: Queryable) -> None:
+        self._database = database
+        self._waiting: deque[tuple[Entry, Callable[[bool], None]]] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def append(self, entry: Entry, written: Callable[[bool], None]) -> None:
+        """Queue an entry. `written(True)` is called once it is durable, `written(False)` if the run is not ours."""
+        self._waiting.append((entry, written))
+        self._idle.clear()
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Wait until all that was appended is written."""
+        await self._idle.wait()
+
+    async def write_forever(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                await self._write_batch()
+            self._idle.set()
+
+    async def _write_batch(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        owned = await self._append([entry for entry, _ in batch])
+        for entry, written in batch:
+            written(entry.run_id in owned)
+
+    async def _append(self, entries: list[Entry]) -> set[UUID]:
+        while True:
+            try:
+                return await events.append(self._database, entries)
+            except PASSING:
+                await asyncio.sleep(RETRY_EVERY)

@@ -1,0 +1,96 @@
+"""A graph made ready to run: how its nodes hang together, and for each node its block and its fixed inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from backend.blocks import coercion, registry
+from backend.blocks.block import Block
+from backend.blocks.coercion import Prepared
+from backend.graphs.catalogue import BlockKind
+from backend.graphs.graph import Graph, Node
+from backend.graphs.topology import Topology, topology
+from backend.store import graphs
+from backend.store.connection import Queryable
+
+# Plans kept by one executor.
+CACHE_SIZE = 256
+
+
+class CannotPlan(Exception):
+    """The graph cannot be run by this executor; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNode:
+    """A node with all that is the same for each of its runs. `input_name` is set for nodes that take a run's input."""
+
+    id: str
+    title: str
+    block: Block
+    prepare: Callable[[dict[str, Any]], Prepared]
+    defaults: Mapping[str, Any]
+    input_name: str | None
+    is_output: bool
+    handles_error: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    graph_id: UUID
+    graph_version: int
+    topology: Topology
+    nodes: Mapping[str, PlannedNode]
+
+
+class Plans:
+    """The plans of the graphs that were run lately. A version of a graph never changes, so neither does its plan."""
+
+    def __init__(self, database: Queryable) -> None:
+        self._database = database
+        self._plans: dict[tuple[UUID, int], Plan] = {}
+
+    async def get(self, graph_id: UUID, version: int) -> Plan:
+        """Raises CannotPlan."""
+        plan = self._plans.pop((graph_id, version), None)
+        if plan is None:
+            stored = await graphs.get(self._database, graph_id, version)
+            if stored is None:
+                raise CannotPlan(f"version {version} of the graph {graph_id} is not there any more")
+            plan = make_plan(Graph.model_validate(stored.document), graph_id, version)
+        self._plans[graph_id, version] = plan
+        if len(self._plans) > CACHE_SIZE:
+            del self._plans[next(iter(self._plans))]
+        return plan
+
+
+def make_plan(graph: Graph, graph_id: UUID, version: int) -> Plan:
+    """Raises CannotPlan for a graph with a block that is not here."""
+    found = topology(graph, registry.catalogue())
+    return Plan(graph_id, version, found, {node.id: _planned(node, found) for node in graph.nodes})
+
+
+def _planned(node: Node, found: Topology) -> PlannedNode:
+    block = registry.blocks().get(node.block_id)
+    if block is None:
+        name = registry.known_names().get(node.block_id, node.block_id)
+        raise CannotPlan(f"the node {node.name or node.id} uses the block {name}, which this executor does not have")
+    return PlannedNode(
+        id=node.id,
+        title=f"{node.name or block.name} ({node.id})",
+        block=block,
+        prepare=_prepare(block),
+        defaults=node.input_default,
+        input_name=node.input_default.get("name") if block.kind is BlockKind.INPUT else None,
+        is_output=block.kind is BlockKind.OUTPUT,
+        handles_error=(node.id, "error") in found.outgoing,
+    )
+
+
+@cache
+def _prepare(block: Block) -> Callable[[dict[str, Any]], Prepared]:
+    return coercion.prepare(block)

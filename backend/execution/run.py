@@ -1,0 +1,276 @@
+"""One run, from its first node to its last: starts node runs, writes down what they do, routes what they put out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from backend.blocks.block import BlockError, Context
+from backend.blocks.coercion import InputError
+from backend.execution.dataflow import Dataflow, NodeInputs
+from backend.execution.journal import Journal
+from backend.execution.plan import Plan, PlannedNode
+from backend.graphs.pins import PinError, merge
+from backend.store.events import Entry, Event
+from backend.store.runs import StoredRun
+
+# Seconds one node run may take.
+NODE_TIME_LIMIT = 30 * 60.0
+# Bytes of JSON in one value that a node puts out.
+MAX_VALUE_BYTES = 16 * 1024 * 1024
+# Outputs of one run that may wait to be written before its nodes are held back.
+MAX_UNWRITTEN = 1000
+
+log = structlog.get_logger()
+
+
+class ValueRefused(Exception):
+    """A block put out something that cannot be kept: too large, or not JSON."""
+
+
+class Run:
+    """One attempt at a run. It ends by itself, by `stop`, or without a trace by `abandon`; then `ended` is called."""
+
+    def __init__(
+        self,
+        stored: StoredRun,
+        plan: Plan,
+        journal: Journal,
+        trusted_hosts: tuple[str, ...],
+        ended: Callable[[], None],
+    ) -> None:
+        self.id: UUID = stored.id
+        self._ended = ended
+        self._stored = stored
+        self._plan = plan
+        self._journal = journal
+        self._trusted_hosts = trusted_hosts
+        self._dataflow = Dataflow(plan.topology)
+        self._number = 0
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        # Node runs begun whose end is not yet written; the run is over when none is left.
+        self._open: dict[int, NodeInputs] = {}
+        self._unwritten = 0
+        self._room = asyncio.Event()
+        self._over = False
+        self._failure: str | None = None
+        # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
+        self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter[str])
+        self._results: set[int] = set()
+
+    def begin(self, events: Iterable[Event]) -> None:
+        """Start, or go on from the events that earlier attempts wrote."""
+        todo = self._replay(events)
+        first = "run.started" if self._stored.attempt == 1 else "run.resumed"
+        self._write([self._event(first, {"attempt": self._stored.attempt})])
+        if self._stored.stop_requested:
+            return self.stop()
+        for inputs in todo:
+            self._start(inputs)
+        if not todo:
+            self._finish()
+
+    def stop(self) -> None:
+        """End the run now: what is running is cancelled and recorded as terminated."""
+        if self._over:
+            return
+        events = [self._node_event("node.terminated", self._open[number]) for number in self._tasks]
+        self._end([*events, self._event("run.terminated", {})], "TERMINATED", None)
+
+    def abandon(self) -> None:
+        """Let go of the run without a word: it belongs to another executor, or will."""
+        if not self._over:
+            self._over = True
+            self._cancel()
+            self._ended()
+
+    # Starting
+
+    def _replay(self, events: Iterable[Event]) -> list[NodeInputs]:
+        todo = {inputs.number: inputs for inputs in self._dataflow.start()}
+        for event in events:
+            self._number = event.number
+            data = event.data
+            if event.type == "node.output":
+                self._recorded[data["node_run"]][data["pin"]] += 1
+                for inputs in self._dataflow.deliver(data["node_id"], data["pin"], data["value"]):
+                    todo[inputs.number] = inputs
+            elif event.type == "run.output":
+                self._results.add(data["node_run"])
+            elif event.type in ("node.completed", "node.failed"):
+                self._note_end(todo.pop(data["node_run"]), data.get("error"))
+        return list(todo.values())
+
+    def _start(self, inputs: NodeInputs) -> None:
+        node = self._plan.nodes[inputs.node_id]
+        self._open[inputs.number] = inputs
+        try:
+            data = self._gather(node, inputs)
+        except PinError as error:
+            self._write([self._started(inputs, inputs.values)])
+            return self._fail(inputs, str(error))
+        events = [self._started(inputs, data)]
+        if node.is_output and inputs.number not in self._results:
+            output = {"name": data.get("name"), "value": data.get("value"), "node_run": inputs.number}
+            events.append(self._event("run.output", output))
+        self._write(events)
+        self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
+
+    def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
+        data = merge({**node.defaults, **inputs.values}) if inputs.values else dict(node.defaults)
+        if node.input_name is not None and node.input_name in self._stored.inputs:
+            data["value"] = self._stored.inputs[node.input_name]
+        return data
+
+    # Running one node
+
+    async def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(NODE_TIME_LIMIT):
+                error = await self._consume(node, inputs, data)
+        except (BlockError, InputError, ValueRefused) as failure:
+            error = str(failure)
+        except TimeoutError:
+            error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
+        except Exception as failure:  # A block may raise anything; that ends its node, not the run or the executor.
+            log.warning("block raised", run=str(self.id), node=inputs.node_id, block=node.block.name, exc_info=True)
+            error = f"{type(failure).__name__}: {failure}"
+        if self._over:
+            return
+        del self._tasks[inputs.number]
+        if error is None:
+            self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
+        else:
+            self._fail(inputs, error)
+
+    async def _consume(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> str | None:
+        """Run the block and write what it puts out. Returns its error if it put out one."""
+        block_input, warnings = node.prepare(data)
+        for warning in warnings:
+            self._write([self._node_event("run.warning", inputs, message=warning)])
+        stands = self._recorded.pop(inputs.number, None) or Counter[str]()
+        async with aclosing(node.block.run(block_input, self._context(node, inputs))) as outputs:
+            async for pin, value in outputs:
+                if pin == "error":
+                    return str(value)
+                if stands[pin] > 0:
+                    stands[pin] -= 1
+                else:
+                    self._put_out(inputs, pin, value)
+                    await self._until_there_is_room()
+        return None
+
+    async def _until_there_is_room(self) -> None:
+        while self._unwritten > MAX_UNWRITTEN:
+            self._room.clear()
+            await self._room.wait()
+
+    def _context(self, node: PlannedNode, inputs: NodeInputs) -> Context:
+        return Context(
+            run_id=str(self.id),
+            graph_id=str(self._plan.graph_id),
+            graph_version=self._plan.graph_version,
+            node_id=node.id,
+            node_run=inputs.number,
+            token=f"{self.id}:{inputs.number}",
+            trusted_hosts=self._trusted_hosts,
+        )
+
+    def _put_out(self, inputs: NodeInputs, pin: str, value: Any) -> None:
+        raw = _as_json(pin, value)
+        event = self._node_event("node.output", inputs, pin=pin, value=orjson.Fragment(raw))
+        # What travels on is what was written, so that a run taken up elsewhere sees the same; and nobody's to change.
+        self._write([event], lambda: self._route(inputs.node_id, pin, orjson.loads(raw)))
+
+    def _route(self, node_id: str, pin: str, value: Any) -> None:
+        for inputs in self._dataflow.deliver(node_id, pin, value):
+            self._start(inputs)
+
+    # Ending
+
+    def _fail(self, inputs: NodeInputs, error: str) -> None:
+        error = error.replace("\0", "\\0").encode(errors="replace").decode()
+        event = self._node_event("node.output", inputs, pin="error", value=error)
+        failed = self._node_event("node.failed", inputs, error=error)
+        self._write([event, failed], lambda: self._route_error(inputs, error))
+
+    def _route_error(self, inputs: NodeInputs, error: str) -> None:
+        self._route(inputs.node_id, "error", error)
+        self._close(inputs, error)
+
+    def _close(self, inputs: NodeInputs, error: str | None) -> None:
+        self._note_end(inputs, error)
+        del self._open[inputs.number]
+        if not self._open:
+            self._finish()
+
+    def _note_end(self, inputs: NodeInputs, error: str | None) -> None:
+        node = self._plan.nodes[inputs.node_id]
+        if error is not None and not node.handles_error and self._failure is None:
+            self._failure = f"{node.title} failed: {error}"
+
+    def _finish(self) -> None:
+        waiting = [
+            {"node_id": inputs.node_id, "node_run": inputs.number, "pins": pins}
+            for inputs, pins in self._dataflow.incomplete()
+        ]
+        if self._failure is None:
+            self._end([self._event("run.completed", {"waiting": waiting})], "COMPLETED", None)
+        else:
+            data = {"error": self._failure, "waiting": waiting}
+            self._end([self._event("run.failed", data)], "FAILED", self._failure)
+
+    def _end(self, events: list[Event], status: str, error: str | None) -> None:
+        self._over = True
+        self._cancel()
+        entry = Entry(self.id, self._stored.attempt, events, status, error)
+        self._journal.append(entry, lambda _: self._ended())
+
+    def _cancel(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        self._room.set()
+
+    # Writing
+
+    def _write(self, events: list[Event], then: Callable[[], None] = lambda: None) -> None:
+        def written(owned: bool) -> None:
+            self._unwritten -= 1
+            self._room.set()
+            if self._over:
+                return
+            if owned:
+                then()
+            else:
+                self.abandon()
+
+        self._unwritten += 1
+        self._journal.append(Entry(self.id, self._stored.attempt, events), written)
+
+    def _event(self, type: str, data: dict[str, Any]) -> Event:
+        self._number += 1
+        return Event(self._number, type, orjson.dumps(data).decode())
+
+    def _started(self, inputs: NodeInputs, data: dict[str, Any]) -> Event:
+        return self._node_event("node.started", inputs, block_id=self._plan.nodes[inputs.node_id].block.id, inputs=data)
+
+    def _node_event(self, type: str, of: NodeInputs, **data: Any) -> Event:
+        return self._event(type, {"node_run": of.number, "node_id": of.node_id, **data})
+
+
+def _as_json(pin: str, value: Any) -> bytes:
+    try:
+        raw = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise ValueRefused(f"the value of pin `{pin}` cannot be written as JSON: {error}") from error
+    if len(raw) > MAX_VALUE_BYTES:
+        limit = MAX_VALUE_BYTES // (1024 * 1024)
+        raise ValueRefused(f"the value of pin `{pin}` has {len(raw)} bytes of JSON; {limit} MiB is the limit")
+    return raw

@@ -1,0 +1,60 @@
+"""The scheduler process: gives the runs of dead executors to living ones, and deletes what is too old to keep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import structlog
+
+from backend.execution.executor import DEAD_AFTER
+from backend.execution.journal import PASSING
+from backend.process.process import AsyncAppProcess
+from backend.settings import Settings
+from backend.store import executors, runs
+from backend.store.connection import Pool, open_pool
+
+# Seconds.
+RESCUE_EVERY = 1.0
+RETENTION_EVERY = 600.0
+
+log = structlog.get_logger()
+
+
+class Scheduler(AsyncAppProcess):
+    """Any number may run: each statement is one transaction, and doing it twice changes nothing."""
+
+    name = "scheduler"
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        settings = Settings.load()
+        pool = await open_pool(settings, size=2)
+        self.ready()
+        last_retention = -RETENTION_EVERY
+        while not stopping.is_set():
+            with suppress(*PASSING):
+                await rescue(pool)
+                if settings.run_retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
+                    last_retention = time.monotonic()
+                    await delete_old(pool, settings.run_retention_days)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESCUE_EVERY):
+                    await stopping.wait()
+        await pool.close()
+
+
+async def rescue(pool: Pool) -> None:
+    rescued = await runs.rescue(pool, DEAD_AFTER)
+    await executors.forget_dead(pool, DEAD_AFTER)
+    for run_id in rescued:
+        log.warning("rescued a run from an executor that is gone", run=str(run_id))
+
+
+async def delete_old(pool: Pool, days: int) -> None:
+    """Delete in batches, so that no transaction holds many rows for long."""
+    total = 0
+    while deleted := await runs.delete_ended_before(pool, days):
+        total += deleted
+    if total:
+        log.info("deleted old runs", runs=total, older_than_days=days)

@@ -1,0 +1,1 @@
+"""PostgreSQL: what is kept, and the statements that keep and read it."""

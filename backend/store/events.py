@@ -1,0 +1,109 @@
+"""The event log: everything a run did, numbered without gaps, and the bus that all readers follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from backend.store.connection import Queryable
+
+# Channel of NOTIFY: ids of runs that have new events, separated by blanks. A hint to look, never the news itself.
+EVENTS = "run_events"
+
+# Bytes. PostgreSQL refuses a notification of 8000 or more; an id and its separator are 37.
+NOTIFIED_AT_ONCE = 7900 // 37
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a run. `data` is a JSON object, or its JSON text on the way in."""
+
+    number: int
+    type: str
+    data: Any
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one attempt at a run wants written at once: events, and the end of the run if this is it."""
+
+    run_id: UUID
+    attempt: int
+    events: Sequence[Event]
+    status: str | None = None
+    error: str | None = None
+
+
+async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
+    """Write entries of many runs in one transaction and notify their readers.
+
+    An entry whose attempt no longer owns its run is not written. Returns the ids of the runs that were written to.
+    """
+    rows = [(entry.run_id, event) for entry in entries for event in entry.events]
+    ends = [entry for entry in entries if entry.status]
+    owners = {entry.run_id: entry.attempt for entry in entries}
+    owned: list[UUID] | None = await connection.fetchval(
+        APPEND,
+        list(owners),
+        list(owners.values()),
+        [run_id for run_id, _ in rows],
+        [event.number for _, event in rows],
+        [event.type for _, event in rows],
+        [event.data for _, event in rows],
+        [event.created_at for _, event in rows],
+        [entry.run_id for entry in ends],
+        [entry.status for entry in ends],
+        [entry.error for entry in ends],
+        _notifications(list(owners)),
+    )
+    return set(owned or ())
+
+
+# A conflict can only be with ourselves: a batch whose answer was lost with the connection is sent again.
+# The row lock of `owned` makes the fence hold until commit: a rescuer that raises `attempt` has to wait, or has won.
+APPEND = """
+    WITH owned AS (
+        SELECT runs.id FROM runs JOIN unnest($1::uuid[], $2::int[]) AS mine (id, attempt) USING (id, attempt)
+        WHERE status = 'RUNNING' FOR SHARE OF runs
+    ), written AS (
+        INSERT INTO run_events (run_id, number, type, data, created_at)
+        SELECT run_id, number, type, data::json, created_at
+        FROM unnest($3::uuid[], $4::int[], $5::text[], $6::text[], $7::timestamptz[])
+            AS event (run_id, number, type, data, created_at)
+        WHERE run_id IN (SELECT id FROM owned)
+        ON CONFLICT (run_id, number) DO NOTHING
+    ), ended AS (
+        UPDATE runs SET status = final.status, error = final.error, ended_at = now(), executor = NULL
+        FROM unnest($8::uuid[], $9::text[], $10::text[]) AS final (id, status, error)
+        WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned)
+    )
+    SELECT
+        (SELECT array_agg(id) FROM owned),
+        (SELECT count(pg_notify('run_events', hint)) FROM unnest($11::text[]) AS hint)
+"""
+
+
+def _notifications(run_ids: Sequence[UUID]) -> list[str]:
+    ids = [str(run_id) for run_id in run_ids]
+    return [" ".join(ids[start : start + NOTIFIED_AT_ONCE]) for start in range(0, len(ids), NOTIFIED_AT_ONCE)]
+
+
+async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
+    """Every event of a run, in order."""
+    return await read(connection, run_id, limit=None)
+
+
+async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = 1000) -> list[Event]:
+    """The next events of a run with a number above `after`, in order."""
+    rows = await connection.fetch(
+        "SELECT number, type, data, created_at FROM run_events"
+        " WHERE run_id = $1 AND number > $2 ORDER BY number LIMIT $3",
+        run_id,
+        after,
+        limit,
+    )
+    return [Event(*row) for row in rows]

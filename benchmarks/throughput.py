@@ -1,0 +1,150 @@
+"""Runs per second of a chain of ten nodes, each result durable; beside it the same chain on LangGraph and DBOS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+
+from backend.store import bundled, graphs
+from backend.store.connection import connect
+from backend.store.upgrade import upgrade
+from benchmarks.measure import Figure
+
+NODES = 10
+OUR_RUNS = 2000
+PEER_RUNS = 100
+CONCURRENCY = 16
+
+INPUT = "c0a8e994-ebf1-4a9c-a4d8-89d09c86741b"
+CALCULATOR = "b1ab9b19-67a6-406d-abf5-2dba76d00c79"
+OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
+
+
+async def measure(rounds: int) -> list[Figure]:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        server = bundled.Bundled(Path(folder))
+        await asyncio.to_thread(server.start)
+        log = asyncio.create_task(asyncio.to_thread(lambda: list(server.lines())))
+        try:
+            dsn = bundled.dsn(Path(folder))
+            return await _measure(dsn, rounds)
+        finally:
+            await asyncio.to_thread(server.stop)
+            await log
+
+
+async def _measure(dsn: str, rounds: int) -> list[Figure]:
+    from benchmarks import peers  # noqa: PLC0415  (imports the peers, which only the benchmark environment has)
+
+    await asyncio.to_thread(upgrade, dsn)
+    contenders: dict[str, Callable[[], Awaitable[float]]] = {
+        "this server, one executor": lambda: ours(dsn),
+        "LangGraph with its PostgreSQL checkpointer": lambda: peers.langgraph_durable(
+            dsn, NODES, PEER_RUNS, CONCURRENCY
+        ),
+        "LangGraph, no checkpointer": lambda: peers.langgraph_in_memory(NODES, PEER_RUNS),
+        "DBOS steps": lambda: peers.dbos_steps(dsn, NODES, PEER_RUNS, CONCURRENCY),
+        "bare PostgreSQL, the same rows": lambda: bare(dsn),
+    }
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            found[name].append(await contender())
+    return [Figure(name, "runs/s", values) for name, values in found.items()]
+
+
+async def ours(dsn: str) -> float:
+    """Queue the runs, start one executor, and time from its first claim to the last end."""
+    connection = await connect(dsn)
+    graph_id = uuid4()
+    await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id)))
+    await _queue(connection, graph_id, OUR_RUNS)
+    executor = subprocess.Popen(
+        [sys.executable, "-m", "backend.executor"],
+        env=os.environ | {"DATABASE_URL": dsn, "NUM_GRAPH_WORKERS": "100"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while await connection.fetchval("SELECT count(*) FROM runs WHERE graph_id = $1 AND ended_at IS NULL", graph_id):
+            await asyncio.sleep(0.1)
+    finally:
+        executor.terminate()
+        executor.wait()
+    row = await connection.fetchrow(
+        "SELECT count(*) FILTER (WHERE status = 'COMPLETED') AS done, max(ended_at) - min(started_at) AS took"
+        " FROM runs WHERE graph_id = $1",
+        graph_id,
+    )
+    await connection.close()
+    assert row is not None
+    assert row["done"] == OUR_RUNS, f"{row['done']} of {OUR_RUNS} runs completed"
+    return OUR_RUNS / row["took"].total_seconds()
+
+
+async def _queue(connection: asyncpg.Connection, graph_id: UUID, count: int) -> None:
+    await connection.execute(
+        """
+        WITH queued AS (
+            INSERT INTO runs (id, graph_id, graph_version, status, inputs)
+            SELECT gen_random_uuid(), $1, 1, 'QUEUED', '{"a": 1}' FROM generate_series(1, $2) RETURNING id
+        )
+        INSERT INTO run_events (run_id, number, type, data, created_at)
+        SELECT id, 1, 'run.queued', '{}', now() FROM queued
+        """,
+        graph_id,
+        count,
+    )
+
+
+async def bare(dsn: str) -> float:
+    """What the database alone would do: the rows of our runs, 100 to a transaction, from one plain loop."""
+    connection = await connect(dsn)
+    rows_of_a_run = await connection.fetch(
+        "SELECT number, type, data::text, created_at FROM run_events"
+        " WHERE run_id = (SELECT run_id FROM run_events ORDER BY created_at DESC LIMIT 1)"
+    )
+    started = time.perf_counter()
+    for _ in range(OUR_RUNS // 10):
+        ids = [uuid4() for _ in range(10)]
+        await connection.executemany(
+            "INSERT INTO run_events (run_id, number, type, data, created_at) VALUES ($1, $2, $3, $4::text::json, $5)",
+            [(run_id, *row) for run_id in ids for row in rows_of_a_run],
+        )
+    took = time.perf_counter() - started
+    await connection.close()
+    return OUR_RUNS / took
+
+
+def chain(graph_id: str) -> dict[str, object]:
+    """An input, eight calculators that add one, an output."""
+    middle = [
+        {"id": f"n{i}", "block_id": CALCULATOR, "input_default": {"operation": "Add", "b": 1}}
+        for i in range(1, NODES - 1)
+    ]
+    nodes = [
+        {"id": "n0", "block_id": INPUT, "input_default": {"name": "a"}},
+        *middle,
+        {"id": f"n{NODES - 1}", "block_id": OUTPUT, "input_default": {"name": "result"}},
+    ]
+    links = [
+        {
+            "id": f"l{i}",
+            "source_id": f"n{i}",
+            "source_name": "result",
+            "sink_id": f"n{i + 1}",
+            "sink_name": "value" if i == NODES - 2 else "a",
+            "is_static": i == 0,
+        }
+        for i in range(NODES - 1)
+    ]
+    return orjson.loads(orjson.dumps({"id": graph_id, "version": 1, "name": "chain", "nodes": nodes, "links": links}))

@@ -1,0 +1,151 @@
+"""The queue and its fence: what makes a run belong to exactly one executor."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from backend.settings import Settings
+from backend.store import events, executors, graphs, runs
+from backend.store.connection import Pool, open_pool
+from backend.store.events import Entry, Event
+from backend.store.identifiers import new_id
+
+
+@pytest.fixture
+async def pool(database_url: str):
+    pool = await open_pool(Settings(database_url=database_url))
+    yield pool
+    await pool.close()
+
+
+async def queue_run(pool: Pool) -> UUID:
+    graph_id = uuid4()
+    await graphs.insert(pool, graph_id, 1, "graph", {"nodes": []})
+    return (await runs.insert(pool, new_id(), graph_id, 1, {})).id
+
+
+async def claim(pool: Pool) -> tuple[UUID, runs.StoredRun]:
+    executor = uuid4()
+    await executors.beat(pool, executor, "test")
+    [run] = await runs.claim(pool, executor, 10)
+    return executor, run
+
+
+def entry(run: runs.StoredRun, number: int, type: str = "node.started", **end: str) -> Entry:
+    return Entry(run.id, run.attempt, [Event(number, type, "{}")], **end)
+
+
+async def numbers(pool: Pool, run_id: UUID) -> list[int]:
+    return [event.number for event in await events.read_all(pool, run_id)]
+
+
+async def test_a_run_is_claimed_by_one_executor_only(pool: Pool):
+    run_ids = {await queue_run(pool) for _ in range(20)}
+    claimed = await asyncio.gather(*(runs.claim(pool, uuid4(), 5) for _ in range(8)))
+    ids = [run.id for batch in claimed for run in batch]
+    assert len(ids) == len(set(ids)) == 20
+    assert set(ids) == run_ids
+
+
+async def test_runs_are_claimed_oldest_first(pool: Pool):
+    queued = [await queue_run(pool) for _ in range(3)]
+    executor = uuid4()
+    claimed = [run.id for _ in range(3) for run in await runs.claim(pool, executor, 1)]
+    assert claimed == queued
+
+
+async def test_an_executor_that_lost_its_run_cannot_write_to_it(pool: Pool):
+    await queue_run(pool)
+    paused, before = await claim(pool)
+    await runs.release(pool, paused)
+    _, after = await claim(pool)
+    assert await events.append(pool, [entry(after, 2)]) == {after.id}
+    assert await events.append(pool, [entry(before, 2), entry(before, 3, status="COMPLETED")]) == set()
+    assert await numbers(pool, after.id) == [1, 2]
+    assert (await runs.get(pool, after.id)).status == "RUNNING"
+
+
+async def test_a_lost_run_in_a_batch_does_not_hinder_the_others(pool: Pool):
+    await queue_run(pool)
+    await queue_run(pool)
+    executor = uuid4()
+    kept, lost = await runs.claim(pool, executor, 2)
+    await pool.execute("UPDATE runs SET attempt = attempt + 1 WHERE id = $1", lost.id)
+    assert await events.append(pool, [entry(lost, 2), entry(kept, 2)]) == {kept.id}
+
+
+async def test_a_batch_that_is_sent_twice_is_written_once(pool: Pool):
+    await queue_run(pool)
+    _, run = await claim(pool)
+    for _ in range(2):
+        await events.append(pool, [entry(run, 2), entry(run, 3)])
+    assert await numbers(pool, run.id) == [1, 2, 3]
+
+
+async def test_an_ended_run_takes_no_more_events(pool: Pool):
+    await queue_run(pool)
+    _, run = await claim(pool)
+    await events.append(pool, [entry(run, 2, "run.completed", status="COMPLETED")])
+    assert await events.append(pool, [entry(run, 3)]) == set()
+    assert (await runs.get(pool, run.id)).ended_at is not None
+
+
+async def test_runs_of_a_silent_executor_are_rescued_and_those_of_a_living_one_are_not(pool: Pool):
+    await queue_run(pool)
+    silent, lost = await claim(pool)
+    await pool.execute("UPDATE executors SET heartbeat_at = now() - interval '10 s' WHERE id = $1", silent)
+    await queue_run(pool)
+    await claim(pool)
+    assert await runs.rescue(pool, dead_after=2.5) == [lost.id]
+
+
+async def test_a_run_whose_executor_left_no_trace_is_rescued(pool: Pool):
+    await queue_run(pool)
+    executor, run = await claim(pool)
+    await executors.leave(pool, executor)
+    assert await runs.rescue(pool, dead_after=2.5) == [run.id]
+
+
+async def test_a_queued_run_is_stopped_at_once(pool: Pool):
+    run_id = await queue_run(pool)
+    stopped = await runs.request_stop(pool, run_id)
+    assert stopped.status == "TERMINATED"
+    assert [event.type for event in await events.read_all(pool, run_id)] == ["run.queued", "run.terminated"]
+    assert await runs.claim(pool, uuid4(), 1) == []
+
+
+async def test_a_running_run_is_asked_to_stop_and_its_executor_can_find_out(pool: Pool):
+    run_id = await queue_run(pool)
+    executor, _ = await claim(pool)
+    assert (await runs.request_stop(pool, run_id)).status == "RUNNING"
+    assert await runs.to_be_stopped(pool, executor) == [run_id]
+
+
+async def test_stopping_an_ended_run_changes_nothing(pool: Pool):
+    run_id = await queue_run(pool)
+    before = await runs.request_stop(pool, run_id)
+    assert await runs.request_stop(pool, run_id) == before
+    assert await runs.request_stop(pool, uuid4()) is None
+
+
+async def test_old_ended_runs_are_deleted_with_their_events_and_no_others(pool: Pool):
+    old, recent, running = [await queue_run(pool) for _ in range(3)]
+    for run_id, age in ((old, "40 days"), (recent, "1 day")):
+        await runs.request_stop(pool, run_id)
+        await pool.execute(f"UPDATE runs SET ended_at = now() - interval '{age}' WHERE id = $1", run_id)
+    assert await runs.delete_ended_before(pool, days=30) == 1
+    assert await runs.get(pool, old) is None
+    assert await events.read_all(pool, old) == []
+    assert await numbers(pool, recent) == [1, 2]
+    assert await numbers(pool, running) == [1]
+
+
+async def test_pages_of_runs_neither_skip_nor_repeat_while_runs_are_added(pool: Pool):
+    queued = [await queue_run(pool) for _ in range(5)]
+    first = await runs.page(pool, limit=2)
+    await queue_run(pool)
+    second = await runs.page(pool, limit=10, before=(first[-1].created_at, first[-1].id))
+    assert [run.id for run in first + second] == queued[::-1]

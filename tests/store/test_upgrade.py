@@ -1,0 +1,54 @@
+"""Migrations: run when they are due, once, whoever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+
+import asyncpg
+import pytest
+
+from backend.settings import Settings
+from backend.store.connection import DatabaseUnreachable, open_pool
+from backend.store.upgrade import NEWEST, SchemaTooNew, schema_version
+
+
+@pytest.fixture
+async def empty_database(postgres: str) -> str:
+    connection = await asyncpg.connect(postgres)
+    await connection.execute("DROP DATABASE IF EXISTS empty_database")
+    await connection.execute("CREATE DATABASE empty_database")
+    await connection.close()
+    return postgres.replace("/postgres?", "/empty_database?")
+
+
+async def test_processes_that_start_together_on_an_empty_database_migrate_it_once(empty_database: str):
+    command = [sys.executable, "-m", "backend.store.upgrade"]
+    environment = os.environ | {"DATABASE_URL": empty_database}
+    started = [await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE) for _ in range(3)]
+    said = [(await process.communicate())[0].decode() for process in started]
+    assert said == [f"The database is at schema {NEWEST}.\n"] * 3
+    connection = await asyncpg.connect(empty_database)
+    assert await schema_version(connection) == NEWEST
+    await connection.close()
+
+
+async def test_code_older_than_the_database_refuses_to_run_on_it(database_url: str):
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    with pytest.raises(SchemaTooNew, match=f"schema 9999, this code knows {NEWEST}"):
+        await open_pool(Settings(database_url=database_url))
+
+
+async def test_an_address_that_no_database_answers_is_one_sentence(free_port, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backend.store.connection.WAIT_FOR_EXTERNAL", 0.1)
+    with pytest.raises(DatabaseUnreachable, match="start it, or correct DATABASE_URL"):
+        await open_pool(Settings(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
+
+
+async def test_a_wrong_database_name_is_told_without_waiting(postgres: str):
+    with pytest.raises(DatabaseUnreachable, match='DATABASE_URL does not work: database "missing" does not exist'):
+        await open_pool(Settings(database_url=postgres.replace("/postgres?", "/missing?")))
