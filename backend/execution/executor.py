@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import orjson
 import structlog
 
+from backend.blocks import registry
 from backend.execution.journal import PASSING, Journal
 from backend.execution.plan import CannotPlan, Plans
 from backend.execution.run import Run
@@ -44,6 +45,7 @@ class Executor(AsyncAppProcess):
     async def serve(self, stopping: asyncio.Event) -> None:
         settings = Settings.load()
         pool = await open_pool(settings, size=4)
+        registry.blocks()  # now, so that the first run does not wait for the import of every block
         worker = Worker(pool, settings)
         try:
             await worker.join()

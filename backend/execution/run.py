@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -25,7 +25,9 @@ from backend.store.runs import StoredRun
 NODE_TIME_LIMIT = 30 * 60.0
 # Bytes of JSON in one value that a node puts out.
 MAX_VALUE_BYTES = 16 * 1024 * 1024
-# Outputs of one run that may wait to be written before its nodes are held back.
+# Node runs of one run that work at the same time; the others wait for their turn.
+MAX_WORKING = 100
+# Entries of one run that may wait to be written before its nodes are held back.
 MAX_UNWRITTEN = 1000
 
 log = structlog.get_logger()
@@ -54,6 +56,7 @@ class Run:
         self._trusted_hosts = trusted_hosts
         self._dataflow = Dataflow(plan.topology)
         self._number = 0
+        self._ready: deque[NodeInputs] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         # Node runs begun whose end is not yet written; the run is over when none is left.
         self._open: dict[int, NodeInputs] = {}
@@ -67,15 +70,12 @@ class Run:
 
     def begin(self, events: Iterable[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
-        todo = self._replay(events)
+        self._ready.extend(self._replay(events))
         first = "run.started" if self._stored.attempt == 1 else "run.resumed"
         self._write([self._event(first, {"attempt": self._stored.attempt})])
         if self._stored.stop_requested:
             return self.stop()
-        for inputs in todo:
-            self._start(inputs)
-        if not todo:
-            self._finish()
+        self._go_on()
 
     def stop(self) -> None:
         """End the run now: what is running is cancelled and recorded as terminated."""
@@ -108,6 +108,12 @@ class Run:
                 self._note_end(todo.pop(data["node_run"]), data.get("error"))
         return list(todo.values())
 
+    def _go_on(self) -> None:
+        while self._ready and len(self._tasks) < MAX_WORKING:
+            self._start(self._ready.popleft())
+        if not self._open and not self._over:
+            self._finish()
+
     def _start(self, inputs: NodeInputs) -> None:
         node = self._plan.nodes[inputs.node_id]
         self._open[inputs.number] = inputs
@@ -132,16 +138,18 @@ class Run:
     # Running one node
 
     async def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+        limit = asyncio.timeout(NODE_TIME_LIMIT)
         try:
-            async with asyncio.timeout(NODE_TIME_LIMIT):
+            async with limit:
                 error = await self._consume(node, inputs, data)
         except (BlockError, InputError, ValueRefused) as failure:
             error = str(failure)
-        except TimeoutError:
-            error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
         except Exception as failure:  # A block may raise anything; that ends its node, not the run or the executor.
-            log.warning("block raised", run=str(self.id), node=inputs.node_id, block=node.block.name, exc_info=True)
             error = f"{type(failure).__name__}: {failure}"
+            if limit.expired():
+                error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
+            else:
+                log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=True)
         if self._over:
             return
         del self._tasks[inputs.number]
@@ -190,8 +198,8 @@ class Run:
         self._write([event], lambda: self._route(inputs.node_id, pin, orjson.loads(raw)))
 
     def _route(self, node_id: str, pin: str, value: Any) -> None:
-        for inputs in self._dataflow.deliver(node_id, pin, value):
-            self._start(inputs)
+        self._ready.extend(self._dataflow.deliver(node_id, pin, value))
+        self._go_on()
 
     # Ending
 
@@ -208,8 +216,7 @@ class Run:
     def _close(self, inputs: NodeInputs, error: str | None) -> None:
         self._note_end(inputs, error)
         del self._open[inputs.number]
-        if not self._open:
-            self._finish()
+        self._go_on()
 
     def _note_end(self, inputs: NodeInputs, error: str | None) -> None:
         node = self._plan.nodes[inputs.node_id]
@@ -243,7 +250,8 @@ class Run:
     def _write(self, events: list[Event], then: Callable[[], None] = lambda: None) -> None:
         def written(owned: bool) -> None:
             self._unwritten -= 1
-            self._room.set()
+            if self._unwritten == MAX_UNWRITTEN:
+                self._room.set()
             if self._over:
                 return
             if owned:

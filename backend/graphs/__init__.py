@@ -1,0 +1,1 @@
+"""What an agent is: nodes joined by links. Pure data; knows nothing of running or storing."""

@@ -1,0 +1,110 @@
+"""Agent files in and out: reads what AutoGPT exports, and writes what it and this server read."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from backend.graphs.catalogue import BlockKind, Catalogue
+from backend.graphs.faults import Fault, GraphFileError
+from backend.graphs.graph import AGENT_EXECUTOR, Graph, Node, with_new_ids
+from backend.graphs.json_types import kind_of, object_in
+from backend.graphs.pins import base
+from backend.graphs.schemas import derived
+from backend.graphs.structure import check_depth, content_faults, parse, reference_faults, shape_faults
+
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+# Values of a node that calls a graph which mean nothing elsewhere: whose it was, and values by the old node ids.
+_OWNERS = {"user_id", "nodes_input_masks"}
+
+
+def read(document: object) -> Graph:
+    """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link.
+
+    What a graph does not keep (unknown keys, copies of links in nodes, owners, webhooks) is left behind. Raises
+    GraphFileError with all faults of the file's structure; whether the graph can run is for validation.py to say.
+    """
+    file = _object(document)
+    faults = list(reference_faults(file))
+    if not isinstance(document, bytes) or b"\\u0000" in document:
+        faults = content_faults(file) + faults
+    try:
+        graph = Graph.model_validate(file)
+    except ValidationError as error:
+        raise GraphFileError([*shape_faults(error), *faults]) from None
+    if faults:
+        raise GraphFileError(faults)
+    return with_new_ids(graph.with_nodes(_without_owner))
+
+
+def _object(document: object) -> dict[str, Any]:
+    if isinstance(document, bytes):
+        if len(document) > MAX_FILE_BYTES:
+            size = f"{len(document):,} bytes: at most {MAX_FILE_BYTES:,} (16 MiB) are allowed"
+            raise GraphFileError([Fault("", "too_large", f"the file has {size}")])
+        document = parse(document)
+    if not isinstance(document, dict):
+        raise GraphFileError([Fault("", "not_an_object", f"the file has to be a JSON object, not {kind_of(document)}")])
+    file = cast("dict[str, Any]", document)
+    check_depth(file)
+    return file
+
+
+def _without_owner(node: Node) -> Node:
+    if node.block_id != AGENT_EXECUTOR or not _OWNERS & node.input_default.keys():
+        return node
+    return _with_values(node, {key: value for key, value in node.input_default.items() if key not in _OWNERS})
+
+
+def _with_values(node: Node, values: dict[str, Any]) -> Node:
+    return node.model_copy(update={"input_default": values})
+
+
+def export(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
+    """The agent file of a graph, ready for JSON: without secrets, with the schemas that follow from its nodes."""
+    return _written(graph.with_nodes(lambda node: _public(_without_owner(node), catalogue)), catalogue)
+
+
+def _written(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
+    file = graph.model_dump(exclude={"sub_graphs"})
+    file["sub_graphs"] = [_written(each, catalogue) for each in graph.sub_graphs]
+    return file | derived(graph, catalogue)
+
+
+def _public(node: Node, catalogue: Catalogue) -> Node:
+    """The node without what only its owner may see: secret fields, credentials, the value of a secret input."""
+    spec = catalogue.get(node.block_id)
+    values = _public_values(node.input_default, spec.input_schema["properties"] if spec else {})
+    if spec and spec.kind is BlockKind.INPUT and values.get("secret") is True:
+        values = {pin: value for pin, value in values.items() if base(pin) != "value"}
+    return _with_values(node, _public_call(values) if node.block_id == AGENT_EXECUTOR else values)
+
+
+def _public_values(values: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    return {pin: value for pin, value in values.items() if not _is_secret(base(pin), properties.get(base(pin)))}
+
+
+def _is_secret(name: str, schema: Any) -> bool:
+    part = object_in(schema)
+    named = name == "credentials" or name.endswith("_credentials")
+    return named or part.get("secret") is True or "credentials_types" in part
+
+
+def _public_call(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a node that calls a graph: what it passes on, or would by default, may be secret to that graph."""
+    schema = object_in(values.get("input_schema"))
+    properties = object_in(schema.get("properties"))
+    shown = {name: _without_secret_default(name, part) for name, part in properties.items()}
+    changes = {
+        "input_schema": schema | ({"properties": shown} if properties else {}),
+        "inputs": _public_values(object_in(values.get("inputs")), properties),
+    }
+    return values | {key: part for key, part in changes.items() if isinstance(values.get(key), dict)}
+
+
+def _without_secret_default(name: str, schema: Any) -> Any:
+    if not _is_secret(name, schema):
+        return schema
+    return {key: part for key, part in object_in(schema).items() if key != "default"}

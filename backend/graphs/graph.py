@@ -1,0 +1,123 @@
+"""The model of an agent: a graph of nodes (uses of blocks) joined by links, with the graphs it calls as sub-graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+from uuid import uuid4
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MAX_NODES = 10_000
+MAX_LINKS = 100_000
+MAX_VERSION = 2**31 - 1  # what fits a PostgreSQL integer
+
+# The block that runs another graph; its `input_default` holds that graph's id.
+AGENT_EXECUTOR = "e189baac-8c20-45a1-94a7-55177ea42565"
+
+
+def new_id() -> str:
+    return str(uuid4())
+
+
+def _null_is(make: Callable[[], object]) -> BeforeValidator:
+    """Files write null where a value is merely absent."""
+    return BeforeValidator(lambda found: make() if found is None else found)
+
+
+Text = Annotated[str, _null_is(str)]
+Id = Annotated[str, _null_is(new_id), Field(default_factory=new_id)]
+Object = Annotated[dict[str, Any], _null_is(dict), Field(default_factory=dict)]
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+
+
+class _Part(BaseModel):
+    # Agent files carry much that is derived or of another time: what a field does not name is left behind.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Node(_Part):
+    """One use of a block. `input_default` and `metadata` belong to the user and are kept whole."""
+
+    id: str
+    block_id: Annotated[str, StringConstraints(to_lower=True)]
+    input_default: Object
+    metadata: Object
+
+    @property
+    def name(self) -> str | None:
+        """What the user called this node, if anything."""
+        name = self.metadata.get("customized_name")
+        return name if isinstance(name, str) and name else None
+
+
+class Link(_Part):
+    """A way for values: from a pin of the source node to a pin of the sink node."""
+
+    id: Id
+    source_id: str
+    sink_id: str
+    source_name: str
+    sink_name: str
+    is_static: Annotated[bool, _null_is(bool)] = False
+
+
+class Graph(_Part):
+    """One version of an agent. Ids are unique within the graph; `sub_graphs` are the agents its nodes may call."""
+
+    id: Id
+    version: Annotated[Version, _null_is(lambda: 1)] = 1
+    is_active: Annotated[bool, _null_is(lambda: True)] = True
+    name: Text = ""
+    description: Text = ""
+    instructions: str | None = None
+    recommended_schedule_cron: str | None = None
+    forked_from_id: str | None = None
+    forked_from_version: Version | None = None
+    nodes: Annotated[list[Node], Field(max_length=MAX_NODES)]
+    links: Annotated[list[Link], _null_is(list), Field(default_factory=list, max_length=MAX_LINKS)]
+    sub_graphs: Annotated[list[Graph], _null_is(list), Field(default_factory=list)]
+
+    def walk(self) -> Iterator[Graph]:
+        """This graph, then every graph below it."""
+        yield self
+        for sub_graph in self.sub_graphs:
+            yield from sub_graph.walk()
+
+    def with_nodes(self, changed: Callable[[Node], Node]) -> Graph:
+        """A copy of this graph and those below in which each node is what `changed` makes of it."""
+        nodes = [changed(node) for node in self.nodes]
+        sub_graphs = [each.with_nodes(changed) for each in self.sub_graphs]
+        return self.model_copy(update={"nodes": nodes, "sub_graphs": sub_graphs})
+
+
+def with_new_ids(graph: Graph) -> Graph:
+    """A copy in which every graph, node and link has a new UUID, and calls of the graphs in it follow.
+
+    An id that means something outside (a graph called but not included, `forked_from_id`) is kept.
+    """
+    return _renewed(graph, {each.id: new_id() for each in graph.walk()})
+
+
+def _renewed(graph: Graph, graph_ids: dict[str, str]) -> Graph:
+    node_ids = {node.id: new_id() for node in graph.nodes}
+    changes = {
+        "id": graph_ids[graph.id],
+        "nodes": [_renewed_node(node, node_ids, graph_ids) for node in graph.nodes],
+        "links": [_renewed_link(link, node_ids) for link in graph.links],
+        "sub_graphs": [_renewed(each, graph_ids) for each in graph.sub_graphs],
+    }
+    return graph.model_copy(update=changes)
+
+
+def _renewed_node(node: Node, node_ids: dict[str, str], graph_ids: dict[str, str]) -> Node:
+    changes: dict[str, Any] = {"id": node_ids[node.id]}
+    called = node.input_default.get("graph_id")
+    if node.block_id == AGENT_EXECUTOR and isinstance(called, str) and called in graph_ids:
+        changes["input_default"] = node.input_default | {"graph_id": graph_ids[called]}
+    return node.model_copy(update=changes)
+
+
+def _renewed_link(link: Link, node_ids: dict[str, str]) -> Link:
+    ends = {"source_id": node_ids[link.source_id], "sink_id": node_ids[link.sink_id]}
+    return link.model_copy(update={"id": new_id(), **ends})
