@@ -1,0 +1,264 @@
+"""Requests to other servers that cannot be turned against the network they are sent from.
+
+The address that is checked is the address that is connected to: literal addresses are checked and rewritten in their
+plain form, names are checked by the resolver whose answer is connected to. Redirects are followed here, hop by hop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from backend.blocks.block import BlockError, Context
+from backend.blocks.json_values import as_text, json_text
+from backend.blocks.resources import kept
+
+TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=10)  # seconds
+MAX_ANSWER = 32 * 1024 * 1024  # bytes, unpacked
+MAX_REDIRECTS = 10
+CHUNK = 64 * 1024
+
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_WITHOUT_EFFECT = frozenset(("GET", "HEAD", "OPTIONS"))
+# What may go along to another server; anything else could be a key to the first one.
+_HARMLESS = frozenset(("accept", "accept-language", "content-language", "content-type", "user-agent"))
+# What the client says itself: a second opinion confuses the servers on the way.
+_RESERVED = frozenset(("connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"))
+
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_IPV4_COMPATIBLE = IPv6Network("::/96")
+
+Address = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What to send: a dictionary, or nothing."""
+
+    value: dict[str, Any] | None
+    as_json: bool
+
+    def options(self) -> dict[str, Any]:
+        if self.value is None:
+            return {}
+        if self.as_json:
+            return {"data": json_text(self.value).encode(), "headers": {"Content-Type": "application/json"}}
+        return {"data": {name: as_text(value) for name, value in self.value.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    content: Any
+
+
+async def send(method: str, url: str, headers: dict[str, str], body: Body, context: Context) -> Answer:
+    """Send a request and follow redirects. Raises BlockError, whose sentence tells no header and no path."""
+    target = _parsed(url)
+    headers = _checked(headers)
+    if method not in _WITHOUT_EFFECT and "idempotency-key" not in map(str.lower, headers):
+        headers["Idempotency-Key"] = context.token
+    session = kept(("http", context.trusted_hosts), lambda: Session(context.trusted_hosts))
+    try:
+        return await session.send(method, target, headers, body)
+    except TimeoutError:
+        raise BlockError(f"{target.host} took too long to answer.") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise BlockError(f"{target.host} could not be reached: {_why(error)}.") from None
+
+
+def _parsed(url: str) -> URL:
+    scheme, separator, _ = url.strip().partition("://")
+    if separator and scheme.lower() not in ("http", "https"):
+        raise BlockError(f"A URL begins with http:// or https://, not with {scheme[:20]}://.")
+    try:
+        parsed = URL(url.strip() if separator else f"https://{url.strip()}")
+    except ValueError:
+        raise BlockError("The URL cannot be read: give one such as https://example.com/path.") from None
+    if not parsed.host:
+        raise BlockError("The URL names no host: give one such as https://example.com/path.")
+    return parsed
+
+
+def _target(url: URL, location: str) -> URL:
+    try:
+        return _parsed(str(url.join(URL(location))))
+    except ValueError:
+        raise BlockError(f"{url.host} redirects to something that is no URL.") from None
+
+
+def _checked(headers: dict[str, str]) -> dict[str, str]:
+    stripped = {name.strip(): value.strip() for name, value in headers.items()}
+    for name, value in stripped.items():
+        if not name.isascii() or not name or any(character in name + value for character in "\r\n\0") or ":" in name:
+            raise BlockError(f"The header {name[:40]!r} cannot be sent: it holds a line end or is no header name.")
+        if name.lower() in _RESERVED:
+            raise BlockError(f"The header {name} is set by the client itself: remove it.")
+    return stripped
+
+
+def _why(error: Exception) -> str:
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno:
+        named = isinstance(cause, socket.gaierror)  # whose numbers are not those of the system
+        return str(cause.strerror) if named else os.strerror(cause.errno)
+    return "the connection was closed" if isinstance(cause, aiohttp.ServerDisconnectedError) else type(cause).__name__
+
+
+class Session:
+    """The connections of one event loop for one set of trusted hosts."""
+
+    def __init__(self, trusted: tuple[str, ...], resolver: AbstractResolver | None = None) -> None:
+        self._trusted = trusted = tuple(map(str.lower, trusted))
+        guard = _Guard(trusted, resolver or aiohttp.ThreadedResolver())
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=guard, use_dns_cache=False),
+            cookie_jar=aiohttp.DummyCookieJar(),  # the cookies of one run are not for the next
+            timeout=TIMEOUT,
+            headers={"User-Agent": "agent-server"},
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def send(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer:
+        async with asyncio.timeout(TIMEOUT.total):
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await self._hop(method, url, headers, body)
+                if isinstance(answer, Answer):
+                    return answer
+                status, target = answer
+                if status == 303 or (status in (301, 302) and method == "POST"):
+                    method, body = "HEAD" if method == "HEAD" else "GET", Body(None, True)
+                if target.origin() != url.origin():
+                    headers = {name: value for name, value in headers.items() if name.lower() in _HARMLESS}
+                url = target
+        raise BlockError(f"{url.host} redirects more than {MAX_REDIRECTS} times.")
+
+    async def _hop(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer | tuple[int, URL]:
+        options = body.options()
+        options["headers"] = {**_without(options.get("headers", {}), headers), **headers}
+        url = _plain(url, self._trusted)
+        async with self._client.request(method, url, allow_redirects=False, **options) as response:
+            location = response.headers.get("Location") if response.status in _REDIRECTS else None
+            if location:
+                return response.status, _target(url, location)
+            return Answer(response.status, _content(response, await _read(response)))
+
+
+def _without(defaults: dict[str, str], headers: dict[str, str]) -> dict[str, str]:
+    given = {name.lower() for name in headers}
+    return {name: value for name, value in defaults.items() if name.lower() not in given}
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK):
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise BlockError(f"The answer of {response.url.host} has more than {MAX_ANSWER:,} bytes.")
+    return bytes(content)
+
+
+def _content(response: aiohttp.ClientResponse, content: bytes) -> Any:
+    kind = response.content_type
+    if kind == "application/json" or kind.endswith("+json"):
+        try:
+            return orjson.loads(content) if content else None
+        except ValueError:
+            pass  # not what it says it is, but perhaps readable
+    try:
+        text = content.decode(response.charset or "utf-8")
+    except (UnicodeDecodeError, LookupError):
+        text = "\0"
+    if "\0" in text:
+        raise BlockError(f"The answer of {response.url.host} is not text but {kind}: files cannot be received yet.")
+    return text
+
+
+# ---- Which addresses may be reached ------------------------------------------------------------------------------
+
+
+class _Guard(AbstractResolver):
+    """Resolves names, and refuses those that lead to addresses that may not be reached."""
+
+    def __init__(self, trusted: tuple[str, ...], resolver: AbstractResolver) -> None:
+        self._trusted = trusted
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        for each in found:
+            _check(host, port, ip_address(each["host"]), self._trusted)
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _plain(url: URL, trusted: tuple[str, ...]) -> URL:
+    """Check a literal address, in whatever notation, and write it plainly; a name is left to the resolver."""
+    host = (url.raw_host or "").rstrip(".")
+    address = _literal(host)
+    if address is None:
+        if host.replace(".", "").isdigit():
+            raise BlockError(f"{host[:60]} is not an address.")
+        return url
+    _check(host, url.port or 0, address, trusted)
+    return url.with_host(str(address))
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(host))  # also 127.1, 0x7f.1 and 2130706433
+    except OSError:
+        return None
+
+
+def _check(host: str, port: int, address: Address, trusted: tuple[str, ...]) -> None:
+    names = {host, str(address)}
+    if any(name in trusted or f"{name}:{port}" in trusted or f"[{name}]:{port}" in trusted for name in names):
+        return
+    if not all(map(_is_public, _meanings(address))):
+        raise BlockError(
+            f"{host} is a private address ({address}), which blocks may not reach: "
+            "name it in TRUSTED_HOSTS if they may."
+        )
+
+
+def _is_public(address: Address) -> bool:
+    special = address.is_multicast or address.is_reserved or address.is_link_local or address.is_unspecified
+    return address.is_global and not special and not (address.version == 6 and address.is_site_local)
+
+
+def _meanings(address: Address) -> Iterator[Address]:
+    """Yield the address and every IPv4 address inside it that a gateway on the way could send it to."""
+    if isinstance(address, IPv6Address):
+        low = IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.ipv4_mapped:
+            yield address.ipv4_mapped
+            return
+        if address.sixtofour:
+            yield address.sixtofour
+        if address.teredo:
+            yield from address.teredo
+        if address in _IPV4_COMPATIBLE or any(address in network for network in _NAT64):
+            yield low
+            return
+    yield address
