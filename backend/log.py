@@ -1,0 +1,64 @@
+"""Log lines: short and coloured for people in development, one JSON object each in production."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+# What libraries say at info is of no interest to those who run a server.
+QUIET = ("uvicorn", "asyncio", "alembic", "watchfiles")
+
+
+def configure(process: str, app_env: str, level: str) -> None:
+    """Send the lines of structlog and of the standard library's logging to stdout, from `level` (`info`) upwards."""
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    for_people = app_env == "development"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if for_people else "iso", utc=not for_people),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *(_for_people() if for_people else _for_machines(process)),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(threshold)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(threshold if threshold <= logging.DEBUG else max(threshold, logging.WARNING))
+
+
+def _for_people() -> list[Processor]:
+    colours = bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=colours,
+            pad_event_to=0,
+            sort_keys=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    ]
+
+
+def _for_machines(process: str) -> list[Processor]:
+    def name_process(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        return {"process": process, **event}
+
+    return [name_process, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
