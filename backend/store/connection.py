@@ -24,6 +24,16 @@ RETRY_EVERY = 0.02
 
 NOT_YET = (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError)
 
+# The database is away, full, shutting down, or chose us as the victim of a deadlock: it will take the same batch later.
+PASSING = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+)
+
 
 class DatabaseUnreachable(Exception):
     """The database did not answer; the message says where it was looked for and what to do."""

@@ -6,6 +6,9 @@ from uuid import UUID
 
 from backend.store.connection import Queryable
 
+# Seconds. An executor that was silent for so long has lost its runs; the fence makes a mistake harmless.
+DEAD_AFTER = 2.5
+
 
 async def beat(connection: Queryable, id: UUID, name: str) -> None:
     """Say that this executor is alive. `name` is for people: its host and pid."""
@@ -18,8 +21,8 @@ async def leave(connection: Queryable, id: UUID) -> None:
     await connection.execute("DELETE FROM executors WHERE id = $1", id)
 
 
-async def forget_dead(connection: Queryable, dead_after: float) -> None:
-    """Drop the executors that have been silent for far longer than `dead_after` seconds."""
+async def forget_dead(connection: Queryable) -> None:
+    """Drop the executors that have been silent for far too long."""
     await connection.execute(
-        "DELETE FROM executors WHERE heartbeat_at < now() - make_interval(secs => $1)", dead_after * 10
+        "DELETE FROM executors WHERE heartbeat_at < now() - make_interval(secs => $1)", DEAD_AFTER * 10
     )

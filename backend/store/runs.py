@@ -11,6 +11,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from backend.store.connection import Queryable
+from backend.store.executors import DEAD_AFTER
 
 # Channels of NOTIFY, as the statements below name them. A notification is a hint to look, never the news itself.
 QUEUED = "run_queued"
@@ -88,8 +89,8 @@ async def release(connection: Queryable, executor: UUID) -> None:
     )
 
 
-async def rescue(connection: Queryable, dead_after: float) -> list[UUID]:
-    """Requeue the runs whose executor has not been heard of for `dead_after` seconds. Returns their ids."""
+async def rescue(connection: Queryable) -> list[UUID]:
+    """Requeue the runs whose executor is dead. Returns their ids."""
     rows = await connection.fetch(
         """
         WITH alive AS (
@@ -100,7 +101,7 @@ async def rescue(connection: Queryable, dead_after: float) -> list[UUID]:
         )
         SELECT id, pg_notify('run_queued', '') FROM rescued
         """,
-        dead_after,
+        DEAD_AFTER,
     )
     return [row["id"] for row in rows]
 

@@ -16,6 +16,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 NEWEST = max(path.stem.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
+# Any number: held during a migration, so that processes that start together do not migrate twice.
+MIGRATION_LOCK = 7_046_029
+
+
 class SchemaTooNew(Exception):
     """The database was migrated by newer code than this; running on would corrupt it."""
 
@@ -28,19 +32,32 @@ async def schema_version(connection: asyncpg.Connection) -> str | None:
 
 
 async def ensure_newest(dsn: str, connection: asyncpg.Connection) -> None:
-    """Migrate the database if it is behind this code. Costs one query when there is nothing to do."""
+    """Migrate the database if it is behind this code. Costs one query when it is not.
+
+    Of processes that start together one migrates, and the others wait for it.
+    """
+    if await _is_newest(connection):
+        return
+    await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+    try:
+        if not await _is_newest(connection):
+            await asyncio.to_thread(upgrade, dsn)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", MIGRATION_LOCK)
+
+
+async def _is_newest(connection: asyncpg.Connection) -> bool:
     version = await schema_version(connection)
     if version is not None and version > NEWEST:
         raise SchemaTooNew(
             f"the database is at schema {version}, this code knows {NEWEST}:"
             " run the newer code, or use another database."
         )
-    if version != NEWEST:
-        await asyncio.to_thread(upgrade, dsn)
+    return version == NEWEST
 
 
 def upgrade(dsn: str) -> None:
-    """Run the migrations that are due; concurrent callers wait for one another."""
+    """Run the migrations that are due."""
     from alembic import command, config  # noqa: PLC0415  (heavy, and needed once per release)
 
     settings = config.Config()
@@ -49,11 +66,13 @@ def upgrade(dsn: str) -> None:
     command.upgrade(settings, "head")
 
 
-def main() -> int:
+async def main() -> int:
     try:
         dsn = database_address(Settings.load())
-        upgrade(dsn)
-    except (SettingError, OSError, asyncpg.PostgresError) as error:
+        connection = await asyncpg.connect(dsn)
+        await ensure_newest(dsn, connection)
+        await connection.close()
+    except (SettingError, SchemaTooNew, OSError, asyncpg.PostgresError) as error:
         print(f"cannot migrate the database: {error}", file=sys.stderr)  # noqa: T201
         return 1
     print(f"The database is at schema {NEWEST}.")  # noqa: T201
@@ -61,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(asyncio.run(main()))

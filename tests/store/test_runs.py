@@ -99,14 +99,14 @@ async def test_runs_of_a_silent_executor_are_rescued_and_those_of_a_living_one_a
     await pool.execute("UPDATE executors SET heartbeat_at = now() - interval '10 s' WHERE id = $1", silent)
     await queue_run(pool)
     await claim(pool)
-    assert await runs.rescue(pool, dead_after=2.5) == [lost.id]
+    assert await runs.rescue(pool) == [lost.id]
 
 
 async def test_a_run_whose_executor_left_no_trace_is_rescued(pool: Pool):
     await queue_run(pool)
     executor, run = await claim(pool)
     await executors.leave(pool, executor)
-    assert await runs.rescue(pool, dead_after=2.5) == [run.id]
+    assert await runs.rescue(pool) == [run.id]
 
 
 async def test_a_queued_run_is_stopped_at_once(pool: Pool):

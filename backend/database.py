@@ -1,0 +1,54 @@
+"""The Procfile's `db` line: the bundled PostgreSQL, or nothing to do where DATABASE_URL names another one."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+from backend.app import run_processes
+from backend.process.process import AppProcess
+from backend.settings import Settings, take_flags
+from backend.store.bundled import Bundled, DatabaseError
+
+log = logging.getLogger("postgres")
+
+LEVELS = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "FATAL": logging.ERROR, "PANIC": logging.CRITICAL}
+
+
+class Database(AppProcess):
+    """Starts the server of DATA_DIR and ends with it."""
+
+    name = "db"
+    overlap = False
+    _server: Bundled | None = None
+
+    def run(self) -> None:
+        settings = Settings.load()
+        if settings.database_url:
+            self.ready()
+            threading.Event().wait()
+        self._server = Bundled(settings.data_dir, tell)
+        self._server.start()
+        self.ready()
+        status = self._server.wait()
+        raise DatabaseError(f"PostgreSQL ended by itself with status {status}: the lines above tell why.")
+
+    def cleanup(self) -> None:
+        if self._server:
+            self._server.stop()
+
+
+def tell(line: str) -> None:
+    """Log a line of PostgreSQL's at its own level."""
+    kind, _, text = line.partition(":")
+    log.log(LEVELS.get(kind, logging.INFO), text.strip() or line)
+
+
+def main() -> int:
+    return run_processes(Database())
+
+
+if __name__ == "__main__":
+    take_flags("database", sys.argv[1:])
+    sys.exit(main())

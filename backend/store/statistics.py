@@ -1,0 +1,28 @@
+"""Figures over many runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from backend.store.connection import Queryable
+
+
+async def unfinished_runs(connection: Queryable) -> dict[str, int]:
+    """How many runs are QUEUED and RUNNING. Ended runs are not counted: there may be millions."""
+    row = await connection.fetchrow(
+        "SELECT (SELECT count(*) FROM runs WHERE status = 'QUEUED') AS queued,"
+        " (SELECT count(*) FROM runs WHERE status = 'RUNNING') AS running"
+    )
+    assert row is not None
+    return {"QUEUED": row["queued"], "RUNNING": row["running"]}
+
+
+async def node_run_counts(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How many node runs each of these runs has begun so far."""
+    rows = await connection.fetch(
+        "SELECT run_id, count(DISTINCT data->>'node_run') AS count FROM run_events"
+        " WHERE run_id = ANY($1) AND type = 'node.started' GROUP BY run_id",
+        run_ids,
+    )
+    return {row["run_id"]: row["count"] for row in rows}
