@@ -1,0 +1,1 @@
+"""What the server says to the outside: the REST API and the WebSocket protocol."""

@@ -1,0 +1,78 @@
+"""What watches over the server: /livez, /readyz, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from backend.api.problem import DATABASE_ERRORS, documented
+from backend.api.services import Use
+from backend.errors import Unavailable
+from backend.process import status
+from backend.process.process import State
+from backend.store.connection import Queryable
+
+# Seconds the database has to answer.
+PATIENCE = 2.0
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class ProcessState(BaseModel):
+    """One process of this environment."""
+
+    name: str
+    state: State
+    pid: int
+    address: str | None
+
+
+class Ready(BaseModel):
+    """The database answers, and every process of this environment runs."""
+
+    status: Literal["ok"] = "ok"
+    processes: list[ProcessState]
+
+
+@router.get("/livez", operation_id="livez", summary="Is this process alive?")
+async def livez() -> Alive:
+    return Alive()
+
+
+@router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
+async def readyz(use: Use) -> Ready:
+    statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")
+    faults = [f"{each.name} is {each.state}" for each in statuses if each.state is not State.RUNNING]
+    if not await _answers(use.database):
+        faults.insert(0, "the database does not answer")
+    if faults:
+        raise Unavailable(f"Not ready: {', '.join(faults)}.", headers={"Retry-After": "1"})
+    known = [ProcessState(name=one.name, state=one.state, pid=one.pid, address=one.address) for one in statuses]
+    return Ready(processes=known)
+
+
+async def _answers(database: Queryable) -> bool:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            return await database.fetchval("SELECT 1") == 1
+    except (TimeoutError, *DATABASE_ERRORS):
+        return False
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the figures"}},
+)
+async def metrics(use: Use) -> Response:
+    return Response(await use.metrics.exposition(use.database), media_type=CONTENT_TYPE_LATEST)

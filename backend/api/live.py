@@ -1,0 +1,147 @@
+"""What a run looks like to the clients of the WebSocket server, one message for each change, in upstream's shapes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from backend.api.runs import node_execution_id
+from backend.execution.history import History, NodeRun, fold
+from backend.store import events, runs
+from backend.store.connection import Queryable
+from backend.store.events import Event
+from backend.store.feed import Feed, newest
+from backend.store.runs import StoredRun
+
+# Whom everything belongs to while there is no login; upstream's default user.
+USER_ID = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
+
+# Runs of a graph that are watched at once, and seconds between two looks at them.
+WATCHED_RUNS = 100
+LOOK_AT_MOST_EVERY = 0.05
+LOOK_AT_LEAST_EVERY = 5.0
+
+STATUS_AFTER = {
+    "run.queued": "QUEUED",
+    "run.started": "RUNNING",
+    "run.resumed": "RUNNING",
+    "run.completed": "COMPLETED",
+    "run.failed": "FAILED",
+    "run.terminated": "TERMINATED",
+}
+
+Message = dict[str, Any]
+
+
+class LiveRun:
+    """A run as of some event of it."""
+
+    def __init__(self, run: StoredRun) -> None:
+        self._run = replace(run, status="QUEUED", started_at=None, ended_at=None, error=None)
+        self._history = History()
+
+    def apply(self, event: Event) -> None:
+        self._history.apply(event)
+        if status := STATUS_AFTER.get(event.type):
+            self._run = replace(self._run, status=status, error=event.data.get("error"))
+        if event.type == "run.started":
+            self._run = replace(self._run, started_at=event.created_at)
+        elif self._run.status in ("COMPLETED", "FAILED", "TERMINATED"):
+            self._run = replace(self._run, ended_at=event.created_at)
+
+    def change(self, event: Event) -> Iterator[Message]:
+        """What an event that was applied last has changed."""
+        if event.type.startswith("node."):
+            yield self._node_message(self._history.node_runs[event.data["node_run"]], event.number)
+        elif event.type != "run.warning":
+            yield run_message(self._run, self._history, event.number)
+
+    def snapshot(self, number: int) -> Iterator[Message]:
+        """All there is to show after event `number`."""
+        for node_run in self._history.node_runs.values():
+            yield self._node_message(node_run, number)
+        yield run_message(self._run, self._history, number)
+
+    def _node_message(self, node_run: NodeRun, number: int) -> Message:
+        data = {
+            "event_type": "node_execution_update",
+            "user_id": USER_ID,
+            "graph_id": self._run.graph_id,
+            "graph_version": self._run.graph_version,
+            "graph_exec_id": self._run.id,
+            "node_exec_id": node_execution_id(self._run.id, node_run.number),
+            "node_id": node_run.node_id,
+            "block_id": node_run.block_id,
+            "status": node_run.status,
+            "input_data": node_run.inputs,
+            "output_data": node_run.outputs,
+            "add_time": node_run.started_at,
+            "queue_time": node_run.started_at,
+            "start_time": node_run.started_at,
+            "end_time": node_run.ended_at,
+        }
+        return {"method": "node_execution_event", "data": data, "event_id": number}
+
+
+def run_message(run: StoredRun, history: History, number: int | None) -> Message:
+    data = {
+        "event_type": "graph_execution_update",
+        "id": run.id,
+        "user_id": USER_ID,
+        "graph_id": run.graph_id,
+        "graph_version": run.graph_version,
+        "preset_id": None,
+        "status": run.status,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "inputs": run.inputs,
+        "outputs": history.outputs,
+        "error": run.error,
+    }
+    return {"method": "graph_execution_event", "data": data, "event_id": number}
+
+
+async def follow_run(database: Queryable, feed: Feed, run: StoredRun, after: int | None) -> AsyncGenerator[Message]:
+    """Every change of a run after event `after`; without that, first all there is, then every change from now on."""
+    live = LiveRun(run)
+    shown = await newest(database, run.id) if after is None else after
+    async with aclosing(feed.follow(run.id, 0)) as batches:
+        async for batch in batches:
+            for event in (item.event for item in batch):
+                live.apply(event)
+                messages = live.change(event) if event.number > shown else ()
+                if event.number == shown and after is None:
+                    messages = live.snapshot(event.number)
+                for message in messages:
+                    yield message
+
+
+async def follow_graph(database: Queryable, feed: Feed, graph_id: UUID) -> AsyncGenerator[Message]:
+    """A message for every run of the graph that has not ended, then one whenever a run begins, moves on or ends."""
+    known: dict[UUID, str] = {run.id: run.status for run in await _watched(database, graph_id) if run.ended_at}
+    while True:
+        stirred = feed.stirred
+        newer = await _watched(database, graph_id)
+        older = [await runs.get(database, id) for id in _open(known) - {run.id for run in newer}]
+        for run in [*filter(None, older), *reversed(newer)]:
+            if known.get(run.id) != run.status:
+                known[run.id] = run.status
+                history = fold(await events.read_all(database, run.id)) if run.ended_at else History()
+                yield run_message(run, history, None)
+        known = {id: known[id] for id in {run.id for run in newer} | _open(known)}
+        await asyncio.sleep(LOOK_AT_MOST_EVERY)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_AT_LEAST_EVERY):
+                await stirred.wait()
+
+
+async def _watched(database: Queryable, graph_id: UUID) -> list[StoredRun]:
+    return await runs.page(database, limit=WATCHED_RUNS, graph_id=graph_id)
+
+
+def _open(known: dict[UUID, str]) -> set[UUID]:
+    return {id for id, status in known.items() if status in ("QUEUED", "RUNNING")}

@@ -1,0 +1,125 @@
+"""Around every request: who may speak to us, a request id, a count for /metrics, and an answer whatever happens."""
+
+from __future__ import annotations
+
+import re
+import time
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.api.metrics import Metrics
+from backend.api.problem import failure, problem_response
+from backend.errors import ApiError, ForeignOrigin, WrongHost
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = structlog.get_logger()
+
+
+class LocalGuard:
+    """Keeps web pages of other sites, open in the same browser, away from a server that has no login.
+
+    On a loopback address requests have to name a loopback host (against DNS rebinding). Wherever it listens, a request
+    a page makes (one with `Origin`) has to come from a page of this machine or of this server.
+    """
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = app
+        self._host = host.lower()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = self._refusal(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
+        if error is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await problem_response(error)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": error.detail})
+
+    def _refusal(self, headers: Headers) -> ApiError | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if _is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
+            return WrongHost(f"This server listens on {self._host} only: it is not {host!r}. Use its own address.")
+        if origin is not None and not self._is_ours(_name(origin)) and urlsplit_netloc(origin) != host.lower():
+            return ForeignOrigin("Pages of other sites may not use this server.")
+        return None
+
+    def _is_ours(self, name: str) -> bool:
+        return name == self._host or _is_loopback(name)
+
+
+def urlsplit_netloc(address: str) -> str:
+    try:
+        return urlsplit(address).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _name(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Observed:
+    """Gives each request an id (the client's, or a new one), counts it, and answers when it failed."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        answer = _Answer(send, given if REQUEST_ID.fullmatch(given) else uuid4().hex)
+        started = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=answer.request_id):
+            await self._answer(scope, receive, answer)
+            seconds = time.perf_counter() - started
+            self._metrics.count(scope, answer.status, seconds)
+            log.debug("request", method=scope["method"], path=scope["path"], status=answer.status, seconds=seconds)
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except ClientDisconnect:
+            log.debug("the client went away")
+        except Exception as error:
+            response = problem_response(failure(error))
+            if answer.status:
+                raise  # Too late for another answer: the server cuts the connection.
+            await response(scope, receive, answer.send)
+
+
+class _Answer:
+    """Sends the answer of one request, and remembers its status (0: not yet begun)."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.request_id = request_id
+        self.status = 0
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+        await self._send(message)

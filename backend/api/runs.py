@@ -1,0 +1,213 @@
+"""The resource /runs: starting, watching and stopping the execution of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid5
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from backend.api.body import JsonRoute
+from backend.api.graphs import Version, existing_graph
+from backend.api.openapi import links
+from backend.api.paging import After, Limit, Page, cut
+from backend.api.problem import documented
+from backend.api.runnable import check
+from backend.api.services import Use
+from backend.blocks import registry
+from backend.errors import (
+    GraphNotRunnable,
+    InvalidCursor,
+    InvalidInputs,
+    TooLarge,
+    UnknownGraph,
+    UnknownRun,
+    UnsupportedMediaType,
+)
+from backend.execution.history import History, NodeRun, fold
+from backend.graphs.validation import Problem, check_inputs
+from backend.store import events, runs
+from backend.store.connection import Queryable
+from backend.store.identifiers import new_id
+from backend.store.runs import StoredRun
+from backend.store.statistics import node_run_counts
+
+# Seconds a start may be asked to wait for the end of the run.
+MAX_WAIT = 300
+
+router = APIRouter(prefix="/api/v2", tags=["runs"], route_class=JsonRoute)
+
+Status = Literal["INCOMPLETE", "QUEUED", "RUNNING", "COMPLETED", "TERMINATED", "FAILED", "REVIEW"]
+
+
+class StartRun(BaseModel):
+    """What a run begins with: a value for each input of the graph that has none of its own."""
+
+    inputs: dict[str, Any] = Field(default={}, examples=[{"Input": 5}])
+
+
+class RunSummary(BaseModel):
+    """A run as it is listed."""
+
+    id: UUID
+    graph_id: UUID
+    graph_version: int
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    inputs: dict[str, Any]
+    error: str | None = Field(description="why the run FAILED")
+    duration_seconds: float | None = Field(description="from start to end; null until it has ended")
+    node_exec_count: int = Field(description="node executions begun so far")
+
+
+class NodeExecution(BaseModel):
+    """One execution of one node. A value may be put out on a pin more than once, so `outputs` has lists."""
+
+    id: UUID
+    number: int = Field(description="counts the node executions of the run, from 1")
+    node_id: str
+    block_id: str
+    status: Status
+    inputs: dict[str, Any]
+    outputs: dict[str, list[Any]]
+    error: str | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class RunDetail(RunSummary):
+    """A run with all that has happened in it so far."""
+
+    attempt: int = Field(description="how many executors have worked on it; more than 1 after a crash")
+    outputs: dict[str, list[Any]] = Field(
+        description="the values of each output of the graph", examples=[{"Out": [39]}]
+    )
+    node_executions: list[NodeExecution]
+
+
+@router.post(
+    "/graphs/{graph_id}/runs",
+    status_code=202,
+    operation_id="start_run",
+    summary="Start a run of a graph",
+    responses=documented(UnknownGraph, TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidInputs)
+    | {
+        200: {"model": RunDetail, "description": "the run has ended within the time to wait"},
+        202: {"links": links("run_id", "get_run", "stop_run"), "description": "the run is queued, or under way"},
+    },
+)
+async def start(
+    graph_id: UUID,
+    use: Use,
+    response: Response,
+    body: StartRun | None = None,
+    version: Version = None,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="seconds to wait for the end of the run")] = 0,
+) -> RunDetail:
+    """The run goes on whatever becomes of this request. With `wait`, the answer comes when it has ended (200), or shows
+    it as it is when the time is over (202)."""
+    inputs = body.inputs if body else {}
+    stored = await existing_graph(use.database, graph_id, version)
+    checked = check(stored)
+    _refuse(GraphNotRunnable, checked.problems)
+    _refuse(InvalidInputs, check_inputs(checked.graph, registry.catalogue(), inputs))
+    run = await runs.insert(use.database, new_id(), stored.id, stored.version, inputs)
+    response.headers["Location"] = f"{router.prefix}/runs/{run.id}"
+    if not wait:
+        return _detail(run, History())
+    await use.feed.wait_for_end(run.id, wait)
+    detail = await _read_detail(use.database, run.id)
+    response.status_code = 200 if detail.ended_at else 202
+    return detail
+
+
+def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
+    if problems:
+        shown = [problem.model_dump(exclude_none=True) for problem in problems]
+        raise error(" ".join(problem.message for problem in problems), problems=shown)
+
+
+@router.get(
+    "/runs", operation_id="list_runs", summary="List the runs, newest first", responses=documented(InvalidCursor)
+)
+async def list_(
+    use: Use,
+    after: After,
+    limit: Limit = 20,
+    graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
+    status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
+) -> Page[RunSummary]:
+    rows = await runs.page(use.database, limit=limit + 1, before=after, graph_id=graph_id, statuses=status)
+    shown, next_cursor = cut(rows, limit)
+    counts = await node_run_counts(use.database, [run.id for run in shown])
+    return Page(
+        items=[RunSummary(**_summary(run, counts.get(run.id, 0))) for run in shown],
+        next_cursor=next_cursor,
+        total_count=await runs.count(use.database, graph_id=graph_id, statuses=status),
+    )
+
+
+@router.get("/runs/{run_id}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
+async def show(run_id: UUID, use: Use) -> RunDetail:
+    return await _read_detail(use.database, run_id)
+
+
+@router.post(
+    "/runs/{run_id}/stop",
+    status_code=202,
+    operation_id="stop_run",
+    summary="Stop a run",
+    responses=documented(UnknownRun),
+)
+async def stop(run_id: UUID, use: Use) -> RunSummary:
+    """A run that has ended already is answered as it is; so stopping twice does no harm."""
+    run = await runs.request_stop(use.database, run_id)
+    if run is None:
+        raise _unknown(run_id)
+    counts = await node_run_counts(use.database, [run.id])
+    return RunSummary(**_summary(run, counts.get(run.id, 0)))
+
+
+async def existing_run(database: Queryable, run_id: UUID) -> StoredRun:
+    """The run, or UnknownRun."""
+    run = await runs.get(database, run_id)
+    if run is None:
+        raise _unknown(run_id)
+    return run
+
+
+def _unknown(run_id: UUID) -> UnknownRun:
+    return UnknownRun(f"There is no run {run_id}.")
+
+
+async def _read_detail(database: Queryable, run_id: UUID) -> RunDetail:
+    # In this order: a run seen as ended has all its events.
+    run = await existing_run(database, run_id)
+    return _detail(run, fold(await events.read_all(database, run_id)))
+
+
+def _detail(run: StoredRun, history: History) -> RunDetail:
+    executions = [_node_execution(run.id, node_run) for node_run in history.node_runs.values()]
+    summary = _summary(run, len(executions))
+    return RunDetail(**summary, attempt=run.attempt, outputs=history.outputs, node_executions=executions)
+
+
+def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
+    duration = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
+    fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
+    return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count}
+
+
+def _node_execution(run_id: UUID, node_run: NodeRun) -> NodeExecution:
+    fields = {name: getattr(node_run, name) for name in NodeRun.__slots__}
+    return NodeExecution.model_construct(id=node_execution_id(run_id, node_run.number), **fields)
+
+
+def node_execution_id(run_id: UUID, number: int) -> UUID:
+    """Always the same for the same node run."""
+    return uuid5(run_id, str(number))

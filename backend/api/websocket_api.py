@@ -1,0 +1,216 @@
+"""The WebSocket server: the protocol by which AutoGPT's clients follow runs, and the process that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+import structlog
+from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, Field, ValidationError
+
+from backend.api import health, problem
+from backend.api.live import USER_ID, Message, follow_graph, follow_run
+from backend.api.metrics import Metrics
+from backend.api.middleware import LocalGuard, Observed
+from backend.api.problem import DATABASE_ERRORS, failure
+from backend.api.services import Services, Use
+from backend.api.serving import serve_with_feed
+from backend.api.streams import event_json
+from backend.process import sockets
+from backend.process.process import AsyncAppProcess
+from backend.settings import Settings
+from backend.store import runs
+from backend.store.connection import open_pool
+from backend.store.feed import Feed
+
+# Messages that may wait for a slow client; then what it follows waits for it, in the database.
+QUEUE_LENGTH = 32
+# Runs and graphs that one connection may follow at once.
+MAX_SUBSCRIPTIONS = 100
+
+router = APIRouter()
+
+log = structlog.get_logger()
+
+
+class WebsocketServer(AsyncAppProcess):
+    """Serves live events on WEBSOCKET_SERVER_HOST and WEBSOCKET_SERVER_PORT."""
+
+    name = "websocket"
+
+    async def serve(self, stopping: asyncio.Event) -> None:
+        settings = Settings.load()
+        listener = sockets.listen(
+            settings.websocket_server_host, settings.websocket_server_port, setting="WEBSOCKET_SERVER_PORT"
+        )
+        pool = await open_pool(settings)
+        feed = Feed(pool, event_json)
+        app = build_app(Services(settings, pool, feed, Metrics()))
+        on_ready = partial(self.ready, address=f"{sockets.url('ws', listener)}/ws")
+        await serve_with_feed(app, listener, stopping, on_ready, feed, settings)
+        await pool.close()
+
+
+def build_app(services: Services) -> FastAPI:
+    """The server as an ASGI app."""
+    app = FastAPI(title="Agent server, live events", openapi_url=None, redirect_slashes=False)
+    app.state.services = services
+    app.include_router(health.router)
+    app.include_router(router)
+    app.add_middleware(LocalGuard, host=services.settings.websocket_server_host)
+    app.add_middleware(Observed, metrics=services.metrics)
+    problem.install(app)
+    return app
+
+
+@router.get("/")
+@router.get("/health")
+async def healthy() -> dict[str, str]:
+    return {"status": "healthy"}
+
+
+class Request(BaseModel):
+    """What a client sends."""
+
+    method: Literal["subscribe_graph_execution", "subscribe_graph_executions", "unsubscribe", "heartbeat"]
+    data: dict[str, Any] | None = None
+
+
+class RunSubscription(BaseModel):
+    """`last_event_id` is the `event_id` of the last message seen; left out, all there is comes first."""
+
+    graph_exec_id: UUID
+    last_event_id: int | None = Field(default=None, ge=0)
+
+    @property
+    def channel(self) -> str:
+        return f"{USER_ID}|graph_exec#{self.graph_exec_id}"
+
+
+class GraphSubscription(BaseModel):
+    graph_id: UUID
+
+    @property
+    def channel(self) -> str:
+        return f"{USER_ID}|graph#{self.graph_id}|executions"
+
+
+class Refused(Exception):
+    """A message that cannot be followed; the text is for the client."""
+
+
+@router.websocket("/ws")
+async def connect(socket: WebSocket, use: Use) -> None:
+    await socket.accept()
+    await Client(socket, use).serve()
+
+
+class Client:
+    """One connection: what it follows, and the messages that wait for it."""
+
+    def __init__(self, socket: WebSocket, services: Services) -> None:
+        self._socket = socket
+        self._services = services
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_LENGTH)
+        self._following: dict[str, asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        """Answer until the connection is gone."""
+        tasks = [asyncio.create_task(self._receive_forever()), asyncio.create_task(self._send_forever())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            tasks += self._following.values()
+            for task in tasks:
+                task.cancel()
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception) and not isinstance(ended, WebSocketDisconnect):
+                    log.error("a WebSocket connection failed", exc_info=ended)
+
+    async def _receive_forever(self) -> None:
+        while (received := await self._socket.receive())["type"] == "websocket.receive":
+            await self._put(await self._answer(received.get("text") or received.get("bytes") or b""))
+
+    async def _send_forever(self) -> None:
+        while True:
+            await self._socket.send_text((await self._outgoing.get()).decode())
+
+    async def _put(self, message: Message) -> None:
+        # Written down at once, as the state it shows goes on changing. `str` is for the UUIDs of the database driver.
+        await self._outgoing.put(orjson.dumps(message, default=str))
+
+    async def _answer(self, text: str | bytes) -> Message:
+        method = "error"
+        try:
+            request = Request.model_validate(orjson.loads(text))
+            method = request.method
+            return {"method": method, "success": True, **await self._do(method, request.data or {})}
+        except orjson.JSONDecodeError as error:
+            reason = f"The message is not JSON: {error}."
+        except ValidationError as error:
+            reason = "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['msg']}" for each in error.errors()
+            )
+        except Refused as error:
+            reason = str(error)
+        except DATABASE_ERRORS as error:
+            reason = failure(error).detail
+        return {"method": "error", "success": False, "error": reason, "data": {"method": method}}
+
+    async def _do(self, method: str, data: dict[str, Any]) -> Message:
+        match method:
+            case "heartbeat":
+                return {"data": "pong"}
+            case "subscribe_graph_execution":
+                return await self._subscribe_run(RunSubscription.model_validate(data))
+            case "subscribe_graph_executions":
+                wanted = GraphSubscription.model_validate(data)
+                database, feed = self._services.database, self._services.feed
+                return self._follow(wanted.channel, follow_graph(database, feed, wanted.graph_id))
+            case _:
+                of_graph = "graph_id" in data
+                return self._unsubscribe(
+                    (GraphSubscription if of_graph else RunSubscription).model_validate(data).channel
+                )
+
+    async def _subscribe_run(self, wanted: RunSubscription) -> Message:
+        database, feed = self._services.database, self._services.feed
+        run = await runs.get(database, wanted.graph_exec_id)
+        if run is None:
+            raise Refused(f"There is no run {wanted.graph_exec_id}.")
+        return self._follow(wanted.channel, follow_run(database, feed, run, wanted.last_event_id))
+
+    def _follow(self, channel: str, messages: AsyncGenerator[Message]) -> Message:
+        self._unsubscribe(channel)
+        if len(self._following) >= MAX_SUBSCRIPTIONS:
+            raise Refused(
+                f"One connection follows {MAX_SUBSCRIPTIONS} at most: unsubscribe from one, or connect again."
+            )
+        task = asyncio.create_task(self._forward(channel, messages))
+        self._following[channel] = task
+        task.add_done_callback(lambda _: self._forget(channel, task))
+        return {"channel": channel}
+
+    def _unsubscribe(self, channel: str) -> Message:
+        if task := self._following.pop(channel, None):
+            task.cancel()
+        return {"channel": channel}
+
+    def _forget(self, channel: str, task: asyncio.Task[None]) -> None:
+        if self._following.get(channel) is task:
+            del self._following[channel]
+
+    async def _forward(self, channel: str, messages: AsyncGenerator[Message]) -> None:
+        try:
+            async with aclosing(messages):
+                async for message in messages:
+                    await self._put({"channel": channel, **message})
+        except Exception as error:
+            reason = f"{failure(error).detail} Subscribe again with last_event_id to go on."
+            await self._put({"method": "error", "success": False, "channel": channel, "error": reason})

@@ -1,0 +1,167 @@
+"""Every error a user of the API can meet, once: its code, its HTTP status, its title."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class ApiError(Exception):
+    """A request that cannot be answered. `detail` is for people, `code` for programs and never changes.
+
+    `errors` say which parts of the request are wrong, `problems` what keeps a graph from running.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        problems: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.problems = problems
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ApiError):
+    """The request could not be read as HTTP or JSON."""
+
+    status, code, title = 400, "bad_request", "The request cannot be read"
+
+
+class MalformedJson(BadRequest):
+    """The body is not JSON: the detail says line and column."""
+
+    code, title = "malformed_json", "The body is not JSON"
+
+
+class InvalidCursor(BadRequest):
+    """A cursor can only be taken from `next_cursor` of an earlier answer."""
+
+    code, title = "invalid_cursor", "The cursor is none of ours"
+
+
+class InvalidLastEventId(BadRequest):
+    """The id of an event is its number: a whole number, 0 or more."""
+
+    code, title = "invalid_last_event_id", "The last event id is not a number"
+
+
+class WrongHost(BadRequest):
+    """A server on a loopback address is only spoken to by a loopback name, so that no web page can reach it."""
+
+    code, title = "wrong_host", "The Host header names another host"
+
+
+class ForeignOrigin(ApiError):
+    """A web page of another site may not use this server."""
+
+    status, code, title = 403, "foreign_origin", "The request comes from another site"
+
+
+class NotFound(ApiError):
+    """There is nothing at this address."""
+
+    status, code, title = 404, "not_found", "There is nothing here"
+
+
+class UnknownGraph(NotFound):
+    """No graph has this id, or not in this version."""
+
+    code, title = "unknown_graph", "There is no such graph"
+
+
+class UnknownRun(NotFound):
+    """No run has this id; a run that ended long ago may have been deleted."""
+
+    code, title = "unknown_run", "There is no such run"
+
+
+class UnknownBlock(NotFound):
+    """This server has no block with this id."""
+
+    code, title = "unknown_block", "There is no such block"
+
+
+class MethodNotAllowed(ApiError):
+    """The Allow header lists the methods of this address."""
+
+    status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class TooLarge(ApiError):
+    """The body is larger than this server takes."""
+
+    status, code, title = 413, "too_large", "The body is too large"
+
+
+class UnsupportedMediaType(ApiError):
+    """A body has to be JSON and say so: `Content-Type: application/json`."""
+
+    status, code, title = 415, "unsupported_media_type", "The body has to be JSON"
+
+
+class Unprocessable(ApiError):
+    """The request is JSON, but parts of it are not what is expected; `errors` names them."""
+
+    status, code, title = 422, "invalid_request", "The request has errors"
+
+
+class InvalidGraphFile(Unprocessable):
+    """The agent file has faults of structure; `errors` names every one by its JSON Pointer."""
+
+    code, title = "invalid_graph_file", "The agent file has faults"
+
+
+class GraphNotRunnable(Unprocessable):
+    """The graph is stored, but cannot run before its `problems` are mended."""
+
+    code, title = "graph_not_runnable", "The graph cannot run as it is"
+
+
+class InvalidInputs(Unprocessable):
+    """The inputs of the run are not those the graph asks for; `problems` names them."""
+
+    code, title = "invalid_inputs", "The inputs do not fit the graph"
+
+
+class InternalError(ApiError):
+    """A fault of this server; the request id finds it in the log."""
+
+    status, code, title = 500, "internal_error", "The server made a mistake"
+
+
+class Unavailable(ApiError):
+    """The server is starting, stopping, or without its database; try again in a moment."""
+
+    status, code, title = 503, "unavailable", "The server cannot answer now"
+
+
+class DatabaseAway(Unavailable):
+    """The database does not answer; try again in a moment."""
+
+    code, title = "database_away", "The database does not answer"
+
+
+class BlockTimedOut(ApiError):
+    """The block did not finish in the time a direct execution may take."""
+
+    status, code, title = 504, "block_timed_out", "The block took too long"
+
+
+def codes() -> dict[str, type[ApiError]]:
+    """Every error by its code."""
+    found: dict[str, type[ApiError]] = {}
+    waiting = ApiError.__subclasses__()
+    for error in waiting:
+        found[error.code] = error
+        waiting += error.__subclasses__()
+    return found

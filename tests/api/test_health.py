@@ -1,0 +1,52 @@
+"""What watches over the server is told the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from backend.process.status import started
+
+
+async def test_a_server_with_its_database_is_ready(api):
+    async with api.get("/readyz") as answer:
+        assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": []})
+
+
+async def test_a_process_that_is_gone_makes_the_environment_not_ready(api, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    alive = {"name": "rest", "state": "running", "pid": os.getpid(), "since": 0, "started": started(os.getpid())}
+    (folder / "rest.json").write_text(json.dumps(alive))
+    async with api.get("/readyz") as answer:
+        assert [each["name"] for each in (await answer.json())["processes"]] == ["rest"]
+    gone = {"name": "executor", "state": "running", "pid": 2**22, "since": 0, "started": "0"}
+    (folder / "executor.json").write_text(json.dumps(gone))
+    async with api.get("/readyz") as answer:
+        assert answer.status == 503
+        assert "executor is stopped" in (await answer.json(content_type=None))["detail"]
+
+
+async def test_metrics_count_requests_by_operation_and_runs_by_status(api, start_run, queue_run):
+    await start_run()
+    await queue_run()
+    for path in ("/api/v2/runs", "/nonsense/1", "/nonsense/2", "/api/v2/runs/01890000-0000-7000-8000-000000000000"):
+        async with api.get(path):
+            pass
+    async with api.get("/metrics") as answer:
+        figures = (await answer.text()).splitlines()
+    assert 'agent_server_runs{status="queued"} 1.0' in figures
+    assert 'agent_server_runs{status="running"} 1.0' in figures
+    counted = 'agent_server_http_requests_total{method="%s",route="%s",status="%s"} %s.0'
+    assert counted % ("GET", "/api/v2/runs", 200, 1) in figures
+    assert counted % ("GET", "/api/v2/runs/{run_id}", 404, 1) in figures
+    assert counted % ("other", "none", 404, 2) in figures
+
+
+async def test_the_root_leads_to_the_documentation_which_needs_no_other_host(api):
+    async with api.get("/") as answer:
+        page = await answer.text()
+        assert (answer.status, answer.url.path) == (200, "/docs")
+    assert "openapi.json" in page
+    assert "https://" not in page
