@@ -12,21 +12,21 @@ import orjson
 import structlog
 
 from backend.blocks import registry
-from backend.execution.journal import PASSING, Journal
+from backend.execution.journal import Journal
 from backend.execution.plan import CannotPlan, Plans
 from backend.execution.run import Run
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import events, executors, runs
 from backend.store.address import database_address
-from backend.store.connection import Pool, open_pool
+from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.events import Entry, Event
+from backend.store.executors import DEAD_AFTER
 from backend.store.listener import listen
 from backend.store.runs import StoredRun
 
-# Seconds. An executor that was silent for DEAD_AFTER has lost its runs; the fence makes a mistake harmless.
-HEARTBEAT_EVERY = 0.5
-DEAD_AFTER = 2.5
+# Seconds.
+HEARTBEAT_EVERY = DEAD_AFTER / 5
 # Seconds after which the queue is looked at even if no notification came.
 LOOK_EVERY = 5.0
 # Runs taken from the queue at once: enough to fill a round trip, few enough to leave some to the other executors.

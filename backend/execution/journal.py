@@ -7,26 +7,14 @@ from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
-import asyncpg
-
 from backend.store import events
-from backend.store.connection import Queryable
+from backend.store.connection import PASSING, Queryable
 from backend.store.events import Entry
 
 # Entries in one commit: enough to fill a round trip, few enough that none waits long.
 BATCH = 500
 # Seconds between attempts while the database is away.
 RETRY_EVERY = 0.25
-
-# The database is away, full, shutting down, or chose us as the victim of a deadlock: it will take the same batch later.
-PASSING = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-)
 
 
 class Journal:

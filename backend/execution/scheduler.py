@@ -8,12 +8,10 @@ from contextlib import suppress
 
 import structlog
 
-from backend.execution.executor import DEAD_AFTER
-from backend.execution.journal import PASSING
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import executors, runs
-from backend.store.connection import Pool, open_pool
+from backend.store.connection import PASSING, Pool, open_pool
 
 # Seconds.
 RESCUE_EVERY = 1.0
@@ -45,8 +43,8 @@ class Scheduler(AsyncAppProcess):
 
 
 async def rescue(pool: Pool) -> None:
-    rescued = await runs.rescue(pool, DEAD_AFTER)
-    await executors.forget_dead(pool, DEAD_AFTER)
+    rescued = await runs.rescue(pool)
+    await executors.forget_dead(pool)
     for run_id in rescued:
         log.warning("rescued a run from an executor that is gone", run=str(run_id))
 
