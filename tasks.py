@@ -171,7 +171,9 @@ def install(level: int, lock: int) -> None:
     arguments = ["install", "--require-hashes", "-r", str(path)]
     uv = shutil.which("uv")
     if uv:
-        failure = run([uv, "pip", *arguments, "--python", str(PYTHON)], environment_of_uv(), lock)
+        # Compiled now, as pip does: where PYTHONDONTWRITEBYTECODE is set, every start would compile it all again.
+        command = [uv, "pip", *arguments, "--compile-bytecode", "--python", str(PYTHON)]
+        failure = run(command, environment_of_uv(), lock)
         if failure is None:
             return
         say(f"uv could not do it ({failure.splitlines()[-1].strip()}); trying pip …")

@@ -70,7 +70,7 @@ SETTINGS = {
     "log_min_error_statement": "panic",
 }
 # For tests: what was written may be lost with the machine.
-NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 LAUNCHER = Path(__file__).with_name("unprivileged.py")
 
