@@ -15,22 +15,14 @@ from backend.graphs.exchange import MAX_FILE_BYTES
 from backend.graphs.faults import GraphFileError
 from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
 
-# A larger body is read to its end up to here before it is refused: most clients only look at the answer after sending.
-DRAINED_BYTES = 4 * MAX_FILE_BYTES
-
 
 async def read_json_bytes(request: Request) -> bytes:
     """The body, which has to be declared as JSON. Raises TooLarge, UnsupportedMediaType."""
     body = bytearray()
-    size = 0
     async for chunk in request.stream():
-        size += len(chunk)
-        if size <= MAX_FILE_BYTES:
-            body += chunk
-        elif size > DRAINED_BYTES:
-            break
-    if size > MAX_FILE_BYTES:
-        raise TooLarge(f"The body is larger than the {MAX_FILE_BYTES:,} bytes (16 MiB) allowed.")
+        body += chunk
+        if len(body) > MAX_FILE_BYTES:
+            raise TooLarge(f"The body is larger than the {MAX_FILE_BYTES:,} bytes (16 MiB) allowed.")
     if body:
         _check_content_type(request.headers.get("content-type"))
     return bytes(body)

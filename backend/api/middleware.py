@@ -46,7 +46,7 @@ class LocalGuard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if _is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
             return WrongHost(f"This server listens on {self._host} only: it is not {host!r}. Use its own address.")
-        if origin is not None and not self._is_ours(_name(origin)) and urlsplit_netloc(origin) != host.lower():
+        if origin is not None and not self._is_ours(_name(origin)) and _netloc(origin) != host.lower():
             return ForeignOrigin("Pages of other sites may not use this server.")
         return None
 
@@ -54,7 +54,7 @@ class LocalGuard:
         return name == self._host or _is_loopback(name)
 
 
-def urlsplit_netloc(address: str) -> str:
+def _netloc(address: str) -> str:
     try:
         return urlsplit(address).netloc.lower()
     except ValueError:

@@ -7,6 +7,7 @@ plain form, names are checked by the resolver whose answer is connected to. Redi
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import socket
 from collections.abc import Iterator
@@ -34,6 +35,9 @@ _WITHOUT_EFFECT = frozenset(("GET", "HEAD", "OPTIONS"))
 _HARMLESS = frozenset(("accept", "accept-language", "content-language", "content-type", "user-agent"))
 # What the client says itself: a second opinion confuses the servers on the way.
 _RESERVED = frozenset(("connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"))
+
+# Codecs of Python that no server means: some take very long, some make half characters.
+_NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _IPV4_COMPATIBLE = IPv6Network("::/96")
@@ -178,8 +182,9 @@ def _content(response: aiohttp.ClientResponse, content: bytes) -> Any:
         except ValueError:
             pass  # not what it says it is, but perhaps readable
     try:
-        text = content.decode(response.charset or "utf-8")
-    except (UnicodeDecodeError, LookupError):
+        charset = response.charset or "utf-8"
+        text = content.decode("utf-8" if codecs.lookup(charset).name in _NO_CHARSETS else charset)
+    except (UnicodeError, LookupError):
         text = "\0"
     if "\0" in text:
         raise BlockError(f"The answer of {response.url.host} is not text but {kind}: files cannot be received yet.")

@@ -145,4 +145,13 @@ def render(source: str, values: dict[str, Any], escape_html: bool) -> str:
         if length > MAX_OUTPUT:
             raise ValueError(f"its text has more than {MAX_OUTPUT:,} characters")
         pieces.append(piece)
-    return "".join(pieces)
+    return sound("".join(pieces))
+
+
+def sound(text: str) -> str:
+    """Return the text if it is Unicode; "\\ud800" in a template makes half a character, which no JSON can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("its text has half of a \\u pair without the other half") from None
+    return text

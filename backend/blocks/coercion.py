@@ -123,15 +123,24 @@ def _to_float(value: Any, arguments: Sequence[Any], warn: Warn) -> float:
 
 
 def _to_int(value: Any, arguments: Sequence[Any], warn: Warn) -> int:
-    if isinstance(value, str):
-        try:
-            return int(value)  # exact where the way through float would round
-        except ValueError:
-            pass
-    number = _to_float(value, arguments, warn)
-    if not number.is_integer():
-        warn(f"{_short(value)} is not a whole number, {int(number)} is taken")
-    return int(number)
+    number = _exact(value)
+    if number is None:
+        approximate = _to_float(value, arguments, warn)
+        number = int(approximate)
+        if number != approximate:
+            warn(f"{_short(value)} is not a whole number, {number} is taken")
+    if -(2**63) <= number < 2**64:
+        return number
+    warn(f"{_short(value)} has more than 64 bits, 0 is taken")
+    return 0
+
+
+def _exact(value: Any) -> int | None:
+    """Read a whole number without the rounding of floating point; None if it is none."""
+    try:
+        return int(value) if isinstance(value, (str, int)) else None
+    except ValueError:
+        return None
 
 
 def _to_list(value: Any, arguments: Sequence[Any], warn: Warn) -> list[Any]:

@@ -193,7 +193,7 @@ class CalculatorBlock(Block):
 
     async def run(self, input: Input, context: Context) -> Pins:
         result = _calculate(input.operation, input.a, input.b)
-        yield "result", round(result) if input.round_result else _plain(result)
+        yield "result", _plain(float(round(result)) if input.round_result else result)
 
 
 def _calculate(operation: Operation, a: float, b: float) -> float:

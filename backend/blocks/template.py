@@ -19,7 +19,7 @@ async def render(source: str, values: dict[str, Any], escape_html: bool = False)
     try:
         plan = _sandbox.plan(source, escape_html)
         if plan and plan.fits(len(data)):
-            return plan.template.render(values)
+            return _sandbox.sound(plan.template.render(values))
     except Exception as error:  # whatever a stranger's template raises is its own fault
         raise BlockError(_sentence(str(error), getattr(error, "lineno", None))) from None
     return await render_apart(kept(Helpers, Helpers), source, data, escape_html)

@@ -12,7 +12,7 @@ from pathlib import Path
 CODE = {".py", ".html", ".jinja", ".j2", ".css", ".js", ".sql", ".json", ".yaml", ".env"}
 NOT_OURS = {"node_modules", "__pycache__", "venv"}
 # Milliseconds between two looks at what the system has reported, and the longest a burst of saves is collected.
-LOOK = 20
+LOOK = 50
 COLLECT = 200
 
 

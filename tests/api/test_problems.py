@@ -9,7 +9,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import serving
 
 from backend.api import rest_api
 from backend.api.streams import sse_chunk
@@ -17,6 +16,7 @@ from backend.errors import codes
 from backend.settings import Settings
 from backend.store import bundled
 from backend.store.connection import open_pool
+from tests.api.server import serving
 
 
 async def problem_of(answer: aiohttp.ClientResponse) -> dict[str, object]:

@@ -57,12 +57,15 @@ async def test_a_process_serves_until_sigterm_whatever_streams_are_open(
         if module == "backend.rest":
             stream = await client.get(f"http://127.0.0.1:{port}/api/v2/runs/{run.id}/events")
             assert await stream.content.readline() == b"id: 1\n"
+            reading = asyncio.create_task(stream.read())
         else:
             socket = await client.ws_connect(f"ws://127.0.0.1:{port}/ws")
             await socket.send_json({"method": "subscribe_graph_execution", "data": {"graph_exec_id": str(run.id)}})
             await socket.receive_json()
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
+            if module == "backend.rest":
+                assert b"run.started" in await reading  # ended in order, not cut
             assert await process.wait() == 143
 
 

@@ -138,6 +138,34 @@ async def test_a_long_run_reaches_a_late_client_whole(api, start_run, database: 
         assert numbers(await read_events(answer)) == list(range(1, 5002))
 
 
+async def test_a_client_ahead_of_the_run_is_given_what_comes_next(api, start_run):
+    run = await start_run()
+    async with api.get(path(run), params={"after": 100}) as answer:
+        await run.complete()
+        assert numbers(await read_events(answer)) == [3]
+
+
+async def test_a_reader_that_falls_behind_what_is_kept_in_memory_misses_nothing(api, start_run, monkeypatch):
+    monkeypatch.setattr("backend.store.feed.TAIL_EVENTS", 3)
+    monkeypatch.setattr("backend.store.feed.BATCH_BYTES", 1)
+    run = await start_run()
+    text = "x" * 100_000  # more of it than the sockets between us take
+    async with api.get(path(run)) as answer:
+        for _ in range(200):
+            await run.put_out(1, "result", text)
+        await run.complete()
+        assert numbers(await read_events(answer)) == list(range(1, 204))
+
+
+async def test_an_event_whose_notification_was_lost_comes_all_the_same(api, start_run, database: Pool, monkeypatch):
+    monkeypatch.setattr("backend.store.feed.LOOK_EVERY", 0.05)
+    run = await start_run()
+    async with api.get(path(run)) as answer:
+        await read_events(answer, 2)
+        await database.execute("INSERT INTO run_events VALUES ($1, 3, 'run.completed', '{}', now())", run.id)
+        assert numbers(await read_events(answer)) == [3]
+
+
 async def test_a_client_that_goes_away_does_not_touch_the_run(api, start_run):
     run = await start_run()
     answer = await api.get(path(run))

@@ -154,6 +154,12 @@ async def test_values_of_every_kind_reach_a_helper() -> None:
     assert await render(template, values) == f"é\n\0|{2**70}|[None, True, 1.5]"
 
 
+@pytest.mark.parametrize("template", [r"{{ '\ud800' }}", r"{% set a = '\ud800' %}{{ a }}"])
+async def test_half_a_character_does_not_get_out(template: str) -> None:
+    with pytest.raises(BlockError, match=r"half of a \\u pair"):
+        await render(template, {})
+
+
 @pytest.mark.parametrize(
     "template", ["{% set a %}", "{{ 'x'|nofilter }}", "{{", "{% for %}", "{% endif %}", "{{ 1/0 }}"]
 )

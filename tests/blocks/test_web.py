@@ -136,6 +136,7 @@ ANSWERS: list[tuple[dict[str, Any], tuple[str, Any]]] = [
     ({"body": b"not json", "content_type": "application/json"}, ("response", "not json")),
     ({"body": b"[NaN]", "content_type": "application/json"}, ("response", "[NaN]")),
     ({"body": "é".encode("latin-1"), "content_type": "text/plain", "charset": "latin-1"}, ("response", "é")),
+    ({"body": rb"\ud800", "headers": {"Content-Type": "text/plain; charset=unicode_escape"}}, ("response", r"\ud800")),
     ({"status": 304}, ("response", "")),
     ({"status": 404, "text": "no"}, ("client_error", "no")),
     ({"status": 503, "body": b'{"e": 1}', "content_type": "application/json"}, ("server_error", {"e": 1})),

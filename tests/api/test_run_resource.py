@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ECHO
+
+from tests.api.server import ECHO
 
 RUNS = "/api/v2/runs"
 NOBODY = "01890000-0000-7000-8000-000000000000"
