@@ -18,10 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.blocks import registry
-from backend.execution.history import ENDS, History, NodeRun
+from backend.execution.history import History, NodeRun
 from backend.graphs import exchange, validation
 from backend.settings import SettingError, Settings
-from backend.store.events import Event
+from backend.store.events import ENDS, Event
 
 # Seconds a server that we start ourselves may take until it is ready.
 START_LIMIT = 60.0

@@ -14,6 +14,7 @@ from backend.api.services import Services
 from backend.api.serving import serve_with_feed
 from backend.api.streams import sse_chunk
 from backend.blocks import registry
+from backend.blocks.resources import close_resources
 from backend.errors import BadRequest, DatabaseAway, ForeignOrigin, InternalError, Unprocessable, WrongHost
 from backend.process import sockets
 from backend.process.process import AsyncAppProcess
@@ -39,8 +40,11 @@ class AgentServer(AsyncAppProcess):
         app = build_app(Services(settings, pool, feed, Metrics()))
         address = sockets.url("http", listener)
         on_ready = partial(self.ready, address=address, docs=f"{address}/docs")
-        await serve_with_feed(app, listener, stopping, on_ready, feed, settings)
-        await pool.close()
+        try:
+            await serve_with_feed(app, listener, stopping, on_ready, feed, settings)
+        finally:
+            await close_resources()
+            await pool.close()
 
 
 def build_app(services: Services) -> FastAPI:

@@ -128,7 +128,7 @@ async def start(
 
 def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
     if problems:
-        shown = [problem.model_dump(exclude_none=True) for problem in problems]
+        shown = [problem.model_dump() for problem in problems]
         raise error(" ".join(problem.message for problem in problems), problems=shown)
 
 

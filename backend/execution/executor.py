@@ -12,6 +12,7 @@ import orjson
 import structlog
 
 from backend.blocks import registry
+from backend.blocks.resources import close_resources
 from backend.execution.journal import Journal
 from backend.execution.plan import CannotPlan, Plans
 from backend.execution.run import Run
@@ -53,6 +54,7 @@ class Executor(AsyncAppProcess):
             await worker.work(database_address(settings), stopping)
         finally:
             await worker.leave()
+            await close_resources()
             await pool.close()
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from backend.store.events import Event
 
-ENDS = frozenset({"run.completed", "run.failed", "run.terminated"})
-
 
 @dataclass(slots=True)
 class NodeRun:

@@ -27,19 +27,22 @@ class Scheduler(AsyncAppProcess):
 
     async def serve(self, stopping: asyncio.Event) -> None:
         settings = Settings.load()
-        pool = await open_pool(settings, size=2)
-        self.ready()
-        last_retention = -RETENTION_EVERY
-        while not stopping.is_set():
-            with suppress(*PASSING):
-                await rescue(pool)
-                if settings.run_retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
-                    last_retention = time.monotonic()
-                    await delete_old(pool, settings.run_retention_days)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RESCUE_EVERY):
-                    await stopping.wait()
-        await pool.close()
+        async with await open_pool(settings, size=2) as pool:
+            self.ready()
+            await keep_house(pool, settings.run_retention_days, stopping)
+
+
+async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -> None:
+    last_retention = -RETENTION_EVERY
+    while not stopping.is_set():
+        with suppress(*PASSING):
+            await rescue(pool)
+            if retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
+                last_retention = time.monotonic()
+                await delete_old(pool, retention_days)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(RESCUE_EVERY):
+                await stopping.wait()
 
 
 async def rescue(pool: Pool) -> None:

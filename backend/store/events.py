@@ -13,6 +13,9 @@ from backend.store.connection import Queryable
 # Channel of NOTIFY: ids of runs that have new events, separated by blanks. A hint to look, never the news itself.
 EVENTS = "run_events"
 
+# The types of the last event of a run.
+ENDS = frozenset({"run.completed", "run.failed", "run.terminated"})
+
 # Bytes. PostgreSQL refuses a notification of 8000 or more; an id and its separator are 37.
 NOTIFIED_AT_ONCE = 7900 // 37
 

@@ -13,7 +13,7 @@ import asyncpg
 
 from backend.store import events
 from backend.store.connection import Queryable
-from backend.store.events import EVENTS, Event
+from backend.store.events import ENDS, EVENTS, Event
 
 # Seconds after which a followed run is looked at even if no notification came.
 LOOK_EVERY = 5.0
@@ -25,9 +25,6 @@ TAIL_BYTES = 4 * 1024 * 1024
 # Events, and bytes, that a reader is given at once.
 READ_EVENTS = 200
 BATCH_BYTES = 64 * 1024
-
-# The types of the last event of a run.
-ENDS = frozenset({"run.completed", "run.failed", "run.terminated"})
 
 Render = Callable[[UUID, Event], bytes]
 

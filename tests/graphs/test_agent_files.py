@@ -9,12 +9,12 @@ from typing import Any
 
 import orjson
 import pytest
-from graph_samples import without_ids
 
 from backend.blocks.registry import catalogue, known_names
 from backend.graphs.exchange import export, read
 from backend.graphs.graph import Graph
 from backend.graphs.validation import Problem, problems
+from tests.graphs.graph_samples import without_ids
 
 FILES = [
     "ai-function.json",

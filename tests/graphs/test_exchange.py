@@ -7,12 +7,24 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from graph_samples import ADD, CATALOGUE, INPUT, VAULT, file, graph, link, node, steady, sum_agent, without_ids
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.graphs.exchange import export, read
 from backend.graphs.graph import AGENT_EXECUTOR, Graph, with_new_ids
+from tests.graphs.graph_samples import (
+    ADD,
+    CATALOGUE,
+    INPUT,
+    VAULT,
+    file,
+    graph,
+    link,
+    node,
+    steady,
+    sum_agent,
+    without_ids,
+)
 
 
 def test_what_an_export_holds_is_kept():

@@ -6,13 +6,13 @@ from typing import Any
 
 import orjson
 import pytest
-from graph_samples import ADD, file, link, node, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.graphs import exchange
 from backend.graphs.exchange import read
 from backend.graphs.faults import MAX_FAULTS, Fault, GraphFileError
+from tests.graphs.graph_samples import ADD, file, link, node, steady
 
 
 def faults_of(document: object) -> list[Fault]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from graph_samples import ADD, CATALOGUE, INPUT, OUTPUT, graph, node
-
 from backend.graphs.schemas import derived, input_schema, output_schema
+from tests.graphs.graph_samples import ADD, CATALOGUE, INPUT, OUTPUT, graph, node
 
 
 def taken(**input_default: Any) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from graph_samples import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.graphs.pins import MAX_LIST_INDEX, MISSING, PinError, base, extract, merge, pin_error
+from tests.graphs.graph_samples import steady
 
 KEYS = st.text(alphabet="abc #$@_", max_size=4).filter(lambda key: "_" not in key)
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(min_size=1)

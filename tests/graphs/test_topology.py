@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from graph_samples import ADD, CATALOGUE, FILL, INPUT, NOTE, STORE, graph, link, node, sum_agent
-
 from backend.graphs.graph import Link
 from backend.graphs.topology import topology
+from tests.graphs.graph_samples import ADD, CATALOGUE, FILL, INPUT, NOTE, STORE, graph, link, node, sum_agent
 
 
 def ids(links: tuple[Link, ...]) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from graph_samples import ADD, CATALOGUE, FILL, INPUT, NOTE, OUTPUT, STORE, graph, link, node, sum_agent
 
 from backend.graphs.graph import AGENT_EXECUTOR, Graph
 from backend.graphs.validation import MAX_PROBLEMS, Problem, check_inputs, problems
+from tests.graphs.graph_samples import ADD, CATALOGUE, FILL, INPUT, NOTE, OUTPUT, STORE, graph, link, node, sum_agent
 
 NAMES = {"known elsewhere": "GmailSendBlock"}
 SUM = {"operation": "Add", "a": 1, "b": 2}

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import pytest
-from graph_samples import steady
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.graphs.values import mismatch
+from tests.graphs.graph_samples import steady
 
 NUMBER = {"type": "number"}
 WHOLE = {"type": "integer"}

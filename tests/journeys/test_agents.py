@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import orjson
@@ -36,7 +36,7 @@ def _free_port() -> int:
         return probe.server_port
 
 
-class Stub(HTTPServer):
+class Stub(ThreadingHTTPServer):
     """A web service that remembers what it was sent, and answers when `gate` is open."""
 
     def __init__(self) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_scripts import Running, Start, python
+
+from tests.process.running_scripts import Running, Start, python
 
 
 @pytest.fixture

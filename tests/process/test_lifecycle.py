@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from running_scripts import Running, Start, eventually
 
 from backend.process import status
 from backend.process.process import State
+from tests.process.running_scripts import Running, Start, eventually
 
 SERVE = "sys.exit(run_processes(Server()))"
 

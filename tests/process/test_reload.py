@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from running_scripts import Running, Start, eventually
 
 from backend.process import status
+from tests.process.running_scripts import Running, Start, eventually
 
 SERVER = """
     import asyncio, sys

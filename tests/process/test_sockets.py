@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_scripts import ROOT
 
 from backend.process.sockets import SocketError, listen, notify, url
+from tests.process.running_scripts import ROOT
 
 LISTEN = """
 import os, sys

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from running_scripts import ROOT, Running, Start, eventually, processes_in
 
 from backend.process import status
+from tests.process.running_scripts import ROOT, Running, Start, eventually, processes_in
 
 TWO = """
     class Other(Server):
