@@ -1,8 +1,9 @@
-"""The same chain on other engines, in this process, each in the way its documentation shows."""
+"""The same chain on other engines, each in the way its documentation shows: prints runs per second."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypedDict
@@ -14,12 +15,16 @@ from langgraph.graph import END, START, StateGraph
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
+NODES = 10
+RUNS = 160
+CONCURRENCY = 16
+
 
 class State(TypedDict):
     value: int
 
 
-async def _rate(runs: int, concurrency: int, one: Callable[[], Awaitable[Any]]) -> float:
+async def _rate(one: Callable[[], Awaitable[Any]], runs: int = RUNS, concurrency: int = CONCURRENCY) -> float:
     async def worker(count: int) -> None:
         for _ in range(count):
             await one()
@@ -30,12 +35,12 @@ async def _rate(runs: int, concurrency: int, one: Callable[[], Awaitable[Any]]) 
     return runs // concurrency * concurrency / (time.perf_counter() - started)
 
 
-def _chain(nodes: int) -> StateGraph[State]:
+def _chain() -> StateGraph[State]:
     async def add_one(state: State) -> State:
         return {"value": state["value"] + 1}
 
     graph = StateGraph(State)
-    names = [f"n{i}" for i in range(nodes)]
+    names = [f"n{i}" for i in range(NODES)]
     for name in names:
         graph.add_node(name, add_one)
     for source, sink in zip([START, *names], [*names, END], strict=True):
@@ -43,29 +48,30 @@ def _chain(nodes: int) -> StateGraph[State]:
     return graph
 
 
-async def langgraph_durable(dsn: str, nodes: int, runs: int, concurrency: int) -> float:
+async def langgraph_durable(dsn: str) -> float:
     """AsyncPostgresSaver, `durability="sync"`: each step is written before the next starts."""
     options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    async with AsyncConnectionPool(dsn, min_size=concurrency, max_size=concurrency, kwargs=options) as pool:
+    async with AsyncConnectionPool(dsn, min_size=CONCURRENCY, max_size=CONCURRENCY, kwargs=options) as pool:
         saver = AsyncPostgresSaver(pool)
         await saver.setup()
-        app = _chain(nodes).compile(checkpointer=saver)
+        app = _chain().compile(checkpointer=saver)
 
         async def one() -> None:
             config = {"configurable": {"thread_id": str(uuid4())}}
             result = await app.ainvoke({"value": 1}, config, durability="sync")
-            assert result["value"] == nodes + 1
+            assert result["value"] == NODES + 1
 
-        return await _rate(runs, concurrency, one)
+        return await _rate(one)
 
 
-async def langgraph_in_memory(nodes: int, runs: int) -> float:
-    app = _chain(nodes).compile()
+async def langgraph_in_memory(dsn: str) -> float:
+    del dsn
+    app = _chain().compile()
 
     async def one() -> None:
-        assert (await app.ainvoke({"value": 1}))["value"] == nodes + 1
+        assert (await app.ainvoke({"value": 1}))["value"] == NODES + 1
 
-    return await _rate(runs * 5, 1, one)
+    return await _rate(one, RUNS * 5, 1)
 
 
 @DBOS.step()
@@ -74,20 +80,26 @@ async def add_one(value: int) -> int:
 
 
 @DBOS.workflow()
-async def chain(value: int, nodes: int) -> int:
-    for _ in range(nodes):
+async def chain(value: int) -> int:
+    for _ in range(NODES):
         value = await add_one(value)
     return value
 
 
-async def dbos_steps(dsn: str, nodes: int, runs: int, concurrency: int) -> float:
+async def dbos_steps(dsn: str) -> float:
     DBOS(config=DBOSConfig(name="bench", system_database_url=dsn, log_level="ERROR"))
     DBOS.launch()
     try:
 
         async def one() -> None:
-            assert await chain(1, nodes) == nodes + 1
+            assert await chain(1) == NODES + 1
 
-        return await _rate(runs, concurrency, one)
+        return await _rate(one)
     finally:
         DBOS.destroy()
+
+
+PEERS = {each.__name__: each for each in (langgraph_durable, langgraph_in_memory, dbos_steps)}
+
+if __name__ == "__main__":
+    print(asyncio.run(PEERS[sys.argv[1]](sys.argv[2])))

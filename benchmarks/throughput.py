@@ -22,8 +22,6 @@ from benchmarks.measure import Figure
 
 NODES = 10
 OUR_RUNS = 2000
-PEER_RUNS = 100
-CONCURRENCY = 16
 
 INPUT = "c0a8e994-ebf1-4a9c-a4d8-89d09c86741b"
 CALCULATOR = "b1ab9b19-67a6-406d-abf5-2dba76d00c79"
@@ -32,28 +30,22 @@ OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
 
 async def measure(rounds: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        server = bundled.Bundled(Path(folder))
-        await asyncio.to_thread(server.start)
-        log = asyncio.create_task(asyncio.to_thread(lambda: list(server.lines())))
+        server = bundled.Bundled(Path(folder), tell=lambda line: None)
+        server.start()
         try:
             dsn = bundled.dsn(Path(folder))
+            await asyncio.to_thread(upgrade, dsn)
             return await _measure(dsn, rounds)
         finally:
-            await asyncio.to_thread(server.stop)
-            await log
+            server.stop()
 
 
 async def _measure(dsn: str, rounds: int) -> list[Figure]:
-    from benchmarks import peers  # noqa: PLC0415  (imports the peers, which only the benchmark environment has)
-
-    await asyncio.to_thread(upgrade, dsn)
     contenders: dict[str, Callable[[], Awaitable[float]]] = {
         "this server, one executor": lambda: ours(dsn),
-        "LangGraph with its PostgreSQL checkpointer": lambda: peers.langgraph_durable(
-            dsn, NODES, PEER_RUNS, CONCURRENCY
-        ),
-        "LangGraph, no checkpointer": lambda: peers.langgraph_in_memory(NODES, PEER_RUNS),
-        "DBOS steps": lambda: peers.dbos_steps(dsn, NODES, PEER_RUNS, CONCURRENCY),
+        "LangGraph, PostgreSQL checkpointer": lambda: peer("langgraph_durable", dsn),
+        "LangGraph, no checkpointer": lambda: peer("langgraph_in_memory", dsn),
+        "DBOS steps": lambda: peer("dbos_steps", dsn),
         "bare PostgreSQL, the same rows": lambda: bare(dsn),
     }
     found: dict[str, list[float]] = {name: [] for name in contenders}
@@ -61,6 +53,15 @@ async def _measure(dsn: str, rounds: int) -> list[Figure]:
         for name, contender in contenders.items():
             found[name].append(await contender())
     return [Figure(name, "runs/s", values) for name, values in found.items()]
+
+
+async def peer(name: str, dsn: str) -> float:
+    """Runs per second of a function of `peers`, in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.peers", name, dsn, stdout=subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    return float(said.split()[-1])
 
 
 async def ours(dsn: str) -> float:

@@ -36,7 +36,7 @@ class ProcessState(BaseModel):
 
 
 class Ready(BaseModel):
-    """The database answers, and every process of this environment runs."""
+    """The database answers, and no process of this environment is still starting."""
 
     status: Literal["ok"] = "ok"
     processes: list[ProcessState]
@@ -50,7 +50,8 @@ async def livez() -> Alive:
 @router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
 async def readyz(use: Use) -> Ready:
     statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")
-    faults = [f"{each.name} is {each.state}" for each in statuses if each.state is not State.RUNNING]
+    # One that has stopped is shown, but is no reason to turn clients away: others may do its work.
+    faults = [f"{each.name} is {each.state}" for each in statuses if each.state in (State.IDLE, State.INITIALIZING)]
     if not await _answers(use.database):
         faults.insert(0, "the database does not answer")
     if faults:

@@ -14,18 +14,21 @@ async def test_a_server_with_its_database_is_ready(api):
         assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": []})
 
 
-async def test_a_process_that_is_gone_makes_the_environment_not_ready(api, tmp_path: Path):
+async def test_readiness_waits_for_what_starts_and_shows_what_is_gone(api, tmp_path: Path):
     folder = tmp_path / "run"
     folder.mkdir()
-    alive = {"name": "rest", "state": "running", "pid": os.getpid(), "since": 0, "started": started(os.getpid())}
-    (folder / "rest.json").write_text(json.dumps(alive))
+    process = {"name": "rest", "state": "initializing", "pid": os.getpid(), "since": 0, "started": started(os.getpid())}
+    (folder / "rest.json").write_text(json.dumps(process))
     async with api.get("/readyz") as answer:
-        assert [each["name"] for each in (await answer.json())["processes"]] == ["rest"]
+        assert answer.status == 503
+        assert "rest is initializing" in (await answer.json(content_type=None))["detail"]
+    (folder / "rest.json").write_text(json.dumps(process | {"state": "running"}))
     gone = {"name": "executor", "state": "running", "pid": 2**22, "since": 0, "started": "0"}
     (folder / "executor.json").write_text(json.dumps(gone))
     async with api.get("/readyz") as answer:
-        assert answer.status == 503
-        assert "executor is stopped" in (await answer.json(content_type=None))["detail"]
+        assert answer.status == 200
+        states = {each["name"]: each["state"] for each in (await answer.json())["processes"]}
+    assert states == {"rest": "running", "executor": "stopped"}
 
 
 async def test_metrics_count_requests_by_operation_and_runs_by_status(api, start_run, queue_run):
