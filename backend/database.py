@@ -15,6 +15,9 @@ log = logging.getLogger("postgres")
 
 LEVELS = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "FATAL": logging.ERROR, "PANIC": logging.CRITICAL}
 
+# What it says to our own processes, which try until they get in.
+OF_NO_INTEREST = {"the database system is starting up", "the database system is shutting down"}
+
 
 class Database(AppProcess):
     """Starts the server of DATA_DIR and ends with it."""
@@ -42,7 +45,8 @@ class Database(AppProcess):
 def tell(line: str) -> None:
     """Log a line of PostgreSQL's at its own level."""
     kind, _, text = line.partition(":")
-    log.log(LEVELS.get(kind, logging.INFO), text.strip() or line)
+    level = logging.DEBUG if text.strip() in OF_NO_INTEREST else LEVELS.get(kind, logging.INFO)
+    log.log(level, text.strip() or line)
 
 
 def main() -> int:

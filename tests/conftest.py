@@ -10,11 +10,18 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from backend.store import bundled
 from backend.store.upgrade import upgrade
 
 SHARED_AGENTS = Path(__file__).parents[2] / "shared" / "agents"
+
+
+@pytest.fixture(autouse=True)
+def _short_logs() -> None:
+    """Without this a failure is drawn with all variables, however large."""
+    structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
 def execute(dsn: str, *statements: str) -> None:
@@ -64,7 +71,7 @@ def database_url(postgres: str, migrated_template: str, database_names: Iterator
     return of_database(postgres, name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Gives a port nobody listens on, as good as surely another one at each call."""
 

@@ -80,6 +80,14 @@ class NodeExecution(BaseModel):
     ended_at: datetime | None
 
 
+class Warning(BaseModel):
+    """Something a person should know of a node execution that did not fail."""
+
+    node_run: int = Field(description="the `number` of the node execution")
+    node_id: str
+    message: str = Field(examples=["a: ‘abc’ is not a number, 0 is taken"])
+
+
 class RunDetail(RunSummary):
     """A run with all that has happened in it so far."""
 
@@ -88,6 +96,7 @@ class RunDetail(RunSummary):
         description="the values of each output of the graph", examples=[{"Out": [39]}]
     )
     node_executions: list[NodeExecution]
+    warnings: list[Warning] = Field(description="values that lost something on their way into a node")
 
 
 @router.post(
@@ -194,7 +203,10 @@ async def _read_detail(database: Queryable, run_id: UUID) -> RunDetail:
 def _detail(run: StoredRun, history: History) -> RunDetail:
     executions = [_node_execution(run.id, node_run) for node_run in history.node_runs.values()]
     summary = _summary(run, len(executions))
-    return RunDetail(**summary, attempt=run.attempt, outputs=history.outputs, node_executions=executions)
+    warnings = [Warning(**warning) for warning in history.warnings]
+    return RunDetail(
+        **summary, attempt=run.attempt, outputs=history.outputs, node_executions=executions, warnings=warnings
+    )
 
 
 def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-import structlog
 
 from backend.api import rest_api, websocket_api
 from backend.api.streams import event_json, sse_chunk
@@ -19,12 +18,6 @@ from backend.store import graphs, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
 from tests.api.server import FakeRun, serving
-
-
-@pytest.fixture(autouse=True)
-def _short_logs() -> None:
-    """Without this a failure is drawn with all variables, however large."""
-    structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
 
 
 @pytest.fixture(autouse=True)

@@ -124,6 +124,8 @@ async def test_the_subscribers_of_a_run_share_its_database_reads(api, start_run,
         await read_events(stream, 1)
     assert len(reads) <= 2
     await run.complete()
+    for stream in streams:
+        stream.close()
 
 
 async def test_a_long_run_reaches_a_late_client_whole(api, start_run, database: Pool):

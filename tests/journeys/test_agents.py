@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import orjson
@@ -25,15 +25,10 @@ OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    variables = settings_for(tmp_path_factory.mktemp("agents"), _free_port, TRUSTED_HOSTS="127.0.0.1")
+def server(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Environment]:
+    variables = settings_for(tmp_path_factory.mktemp("agents"), free_port, TRUSTED_HOSTS="127.0.0.1")
     with started(variables) as environment:
         yield environment
-
-
-def _free_port() -> int:
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as probe:
-        return probe.server_port
 
 
 class Stub(ThreadingHTTPServer):
@@ -84,6 +79,14 @@ def test_the_calculator_agent_adds(server: Environment, shared_agents: Path):
     run = server.run(graph, Input=5)
     assert (run["status"], run["outputs"]) == ("COMPLETED", {"Output": [39]})
     assert [node["status"] for node in run["node_executions"]] == ["COMPLETED"] * 3
+
+
+def test_a_value_that_loses_something_on_its_way_is_a_warning(server: Environment, shared_agents: Path):
+    graph = server.post("/api/v2/graphs", (shared_agents / "calculator-agent.json").read_bytes())
+    run = server.run(graph, Input="many")
+    assert (run["status"], run["outputs"]) == ("COMPLETED", {"Output": [34]})
+    [warning] = run["warnings"]
+    assert (warning["node_run"], warning["message"]) == (2, "a: ‘many’ is not a number, 0 is taken")
 
 
 def test_the_slack_agent_posts(server: Environment, shared_agents: Path, stub: Stub):
