@@ -59,15 +59,16 @@ def instance_name(name: str) -> str:
 
 
 def read(folder: Path) -> list[Status]:
-    """Every process that told its state in `folder`, by name. One that is gone is `stopped`, whatever it told last."""
-    found = [(status, _is_alive(path)) for path in sorted(folder.glob("*.json")) if (status := _read(path))]
-    living = {status.name for status, alive in found if alive}
-    statuses = [
-        status if alive else replace(status, state=State.STOPPED)
-        for status, alive in found
-        if alive or status.name not in living
-    ]
-    return sorted(statuses, key=lambda status: (status.name, status.since))
+    """Every process that told its state in `folder`, by name. One that is gone is `stopped`, whatever it told last.
+
+    Of a name that nobody has now, the last one that had it is told.
+    """
+    found = [(status, _is_alive(path)) for path in folder.glob("*.json") if (status := _read(path))]
+    living = [status for status, alive in found if alive]
+    names = {status.name for status in living}
+    last = {status.name: status for status, _ in sorted(found, key=lambda each: each[0].since)}
+    gone = [replace(status, state=State.STOPPED) for name, status in last.items() if name not in names]
+    return sorted(living + gone, key=lambda status: (status.name, status.since))
 
 
 def _read(path: Path) -> Status | None:

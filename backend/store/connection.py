@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import asyncpg
@@ -17,9 +18,12 @@ Pool = asyncpg.Pool
 Queryable = asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy
 
 
+log = logging.getLogger(__name__)
+
 # Seconds. The bundled database starts beside us and may have to be made first; an external one is there or it is not.
 WAIT_FOR_BUNDLED = 60.0
 WAIT_FOR_EXTERNAL = 5.0
+TELL_AFTER = 3.0
 RETRY_EVERY = 0.02
 
 NOT_YET = (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError)
@@ -58,13 +62,19 @@ async def open_pool(settings: Settings, *, size: int = 10) -> Pool:
 
 
 async def _first_connection(dsn: str, *, bundled: bool) -> asyncpg.Connection:
-    deadline = time.monotonic() + (WAIT_FOR_BUNDLED if bundled else WAIT_FOR_EXTERNAL)
+    began = time.monotonic()
+    patience = WAIT_FOR_BUNDLED if bundled else WAIT_FOR_EXTERNAL
+    told = False
     while True:
         try:
             return await asyncpg.connect(dsn)
         except NOT_YET as error:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > patience:
                 raise DatabaseUnreachable(_unreachable(error, bundled=bundled)) from error
+            if waited > TELL_AFTER and not told:
+                told = True
+                log.warning("still waiting: %s", _unreachable(error, bundled=bundled))
         except (asyncpg.PostgresError, ValueError) as error:
             raise DatabaseUnreachable(f"DATABASE_URL does not work: {error}.") from error
         await asyncio.sleep(RETRY_EVERY)
