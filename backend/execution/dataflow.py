@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from backend.graphs.graph import Link
@@ -22,18 +22,18 @@ class NodeInputs:
 
     number: int
     node_id: str
-    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    values: dict[str, Any]
 
 
-@dataclass(slots=True)
 class _Gathering:
     """What one node is waiting for. The oldest node run that lacks a pin gets the next value of that pin (FIFO)."""
 
-    incomplete: dict[int, NodeInputs] = field(default_factory=dict[int, NodeInputs])
-    # Per pin, the incomplete node runs that lack it, oldest first.
-    lacking: defaultdict[str, dict[int, None]] = field(default_factory=lambda: defaultdict(dict[int, None]))
-    # The values of the static pins in the latest node run that became complete.
-    latest_static: dict[str, Any] = field(default_factory=dict[str, Any])
+    def __init__(self) -> None:
+        self.incomplete: dict[int, NodeInputs] = {}
+        # Per pin, the incomplete node runs that lack it, oldest first.
+        self.lacking: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        # The values of the static pins in the latest node run that became complete.
+        self.latest_static: dict[str, Any] = {}
 
 
 class Dataflow:
@@ -70,7 +70,7 @@ class Dataflow:
 
     def _new(self, node_id: str) -> NodeInputs:
         self._count += 1
-        return NodeInputs(self._count, node_id)
+        return NodeInputs(self._count, node_id, {})
 
     def _receive(self, link: Link, value: Any) -> list[NodeInputs]:
         gathering = self._gathering[link.sink_id]

@@ -65,7 +65,7 @@ class Run:
         self._over = False
         self._failure: str | None = None
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
-        self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter[str])
+        self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._results: set[int] = set()
 
     def begin(self, events: Iterable[Event]) -> None:
@@ -163,12 +163,12 @@ class Run:
         block_input, warnings = node.prepare(data)
         for warning in warnings:
             self._write([self._node_event("run.warning", inputs, message=warning)])
-        stands = self._recorded.pop(inputs.number, None) or Counter[str]()
+        stands = self._recorded.pop(inputs.number, None)
         async with aclosing(node.block.run(block_input, self._context(node, inputs))) as outputs:
             async for pin, value in outputs:
                 if pin == "error":
                     return str(value)
-                if stands[pin] > 0:
+                if stands and stands[pin] > 0:
                     stands[pin] -= 1
                 else:
                     self._put_out(inputs, pin, value)
