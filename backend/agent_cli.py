@@ -23,7 +23,7 @@ from backend.graphs import exchange, validation
 from backend.settings import SettingError, Settings
 from backend.store.events import ENDS, Event
 
-# Seconds a server that we start ourselves may take until it is ready.
+# Seconds a server may take until it is ready.
 START_LIMIT = 60.0
 # Characters of a value that fit a line of progress.
 SHORT = 60
@@ -112,7 +112,9 @@ def _read(file: Path) -> bytes:
 
 @asynccontextmanager
 async def _server(client: aiohttp.ClientSession) -> AsyncGenerator[None]:
-    if await _answers(client):
+    """The server that is there, once it is ready; or one of our own, for as long as it is needed."""
+    if await _is_ready(client) is not None:
+        await _until_ready(client)
         yield
         return
     console.print("No server is running: starting one for this run …", style="dim")
@@ -121,17 +123,25 @@ async def _server(client: aiohttp.ClientSession) -> AsyncGenerator[None]:
     )
     output = asyncio.create_task(_tail(process))
     try:
-        async with asyncio.timeout(START_LIMIT):
-            while not await _answers(client):
-                if process.returncode is not None:
-                    raise CannotRun(f"the server did not start:\n{await output}")
-                await asyncio.sleep(0.05)
+        await _until_ready(client, process)
+        if process.returncode is not None:
+            raise CannotRun(f"the server did not start:\n{await output}")
         yield
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
         await output
+
+
+async def _until_ready(client: aiohttp.ClientSession, process: asyncio.subprocess.Process | None = None) -> None:
+    """Return when the server is ready, or its process has ended."""
+    try:
+        async with asyncio.timeout(START_LIMIT):
+            while not (await _is_ready(client) or (process and process.returncode is not None)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise CannotRun(f"the server was not ready within {START_LIMIT:.0f} s: `invoke status` shows why.") from None
 
 
 async def _tail(process: asyncio.subprocess.Process) -> str:
@@ -143,12 +153,13 @@ async def _tail(process: asyncio.subprocess.Process) -> str:
     return b"".join(lines).decode(errors="replace")
 
 
-async def _answers(client: aiohttp.ClientSession) -> bool:
+async def _is_ready(client: aiohttp.ClientSession) -> bool | None:
+    """Whether the server is ready; None if there is none."""
     try:
         async with client.get("/readyz") as response:
             return response.status == 200
     except aiohttp.ClientConnectionError:
-        return False
+        return None
 
 
 async def _get(client: aiohttp.ClientSession, path: str) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -82,7 +82,16 @@ class Settings(BaseSettings):
 def _sentence(error: ErrorDetails) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
-    return f"{name} is {error['input']!r}: {reason[:1].lower()}{reason[1:]}"
+    # An address may hold a password.
+    found = "is not an address of a database" if name == "DATABASE_URL" else f"is {error['input']!r}"
+    return f"{name} {found}: {reason[:1].lower()}{reason[1:]}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; argparse would print the whole usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help lists the settings.\n")
 
 
 def take_flags(process: str, arguments: Sequence[str]) -> None:
@@ -91,7 +100,7 @@ def take_flags(process: str, arguments: Sequence[str]) -> None:
     `process` names the entry module, whose short flags (`--port`) are accepted beside the long ones. `--help` prints
     every setting and exits; an unknown flag exits with status 2.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m backend.{process}",
         description="Flags win over environment variables, these over .env, that over the defaults.",
         allow_abbrev=False,

@@ -91,7 +91,8 @@ def _project_files(root: Path) -> list[str]:
 
 def _report(error: BaseException, process: AppProcess) -> None:
     if process.state is State.RUNNING:
-        log.error("%s ended by an unexpected error", process.name, exc_info=error)
+        trace = None if _is_for_people(error, process) else error
+        log.error("%s ended by an error: %s", process.name, sentence(error, process), exc_info=trace)
         return
     sys.stderr.write(sentence(error, process) + "\n")
     sys.stderr.flush()
@@ -100,12 +101,19 @@ def _report(error: BaseException, process: AppProcess) -> None:
 
 def sentence(error: BaseException, process: AppProcess) -> str:
     """One line for a person. Errors of the process's own package are worded for people; others get their type."""
-    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())  # those of a group
-    if len(inner) == 1:
-        return sentence(inner[0], process)
+    error = _only(error)
     text = " ".join(str(error).split())
-    ours = {_package(type(process)), _package(AppProcess)}
-    return text if text and _package(type(error)) in ours else f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if text and _is_for_people(error, process) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def _is_for_people(error: BaseException, process: AppProcess) -> bool:
+    return _package(type(_only(error))) in {_package(type(process)), _package(AppProcess)}
+
+
+def _only(error: BaseException) -> BaseException:
+    """The error itself, or the one that a group holds."""
+    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    return _only(inner[0]) if len(inner) == 1 else error
 
 
 def _package(kind: type) -> str:
