@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,8 @@ class Running:
 
     def kill_all(self) -> None:
         for pid in processes_in(self.folder):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was just ending
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(PATIENCE)
 
 
