@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import orjson
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -216,13 +216,13 @@ def _titles(graph: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _table(history: History, titles: dict[str, str]) -> Group:
+def _table(history: History, titles: dict[str, str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for node_run in history.node_runs.values():
         colour = COLOURS.get(node_run.status, "")
         title = titles.get(node_run.node_id, node_run.node_id)
         table.add_row(Text(node_run.status.lower(), colour), Text(title, "bold"), Text(_summary(node_run)))
-    return Group(table)
+    return table
 
 
 def _summary(node_run: NodeRun) -> str:
