@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shlex
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from dotenv import dotenv_values
+
+from backend.process import procfile
+from backend.process.failure import Failure, report
 from backend.process.lifecycle import live
 from backend.process.process import AppProcess, State
+from backend.process.procfile import Command, ProcfileError
 from backend.process.status import StatusFile
 from backend.settings import SettingError, Settings, take_flags
 
@@ -21,21 +24,10 @@ from backend.settings import SettingError, Settings, take_flags
 CHOSEN = "RUN_PROCESS"
 # A Procfile line that is an AppProcess, and says itself when it is ready.
 OURS = "python -m backend."
-PROCFILE_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
 
 
 class CannotRun(Exception):
     """The processes cannot be run here. The message is one sentence for a person."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """One process to be run beside others: what Procfiles call a line."""
-
-    name: str
-    line: str
-    ours: bool
-    env: dict[str, str]
 
 
 def run_processes(*processes: AppProcess, reload: bool = False) -> int:
@@ -54,7 +46,7 @@ def run_processes(*processes: AppProcess, reload: bool = False) -> int:
             return _run_here(processes[int(chosen)], settings)
         if len(processes) == 1 and not reload:
             return _run_here(processes[0], settings)
-        return _run_together(_this_script(processes), settings, reload=reload)
+        return _run_together(lambda: _this_script(processes), settings, reload=reload)
     except (SettingError, CannotRun) as error:
         return _complain(error)
 
@@ -63,14 +55,13 @@ def run_procfile() -> int:
     """Run every line of the Procfile; in development with reload, in production with JSON logs."""
     try:
         settings = Settings.load()
-        commands = _procfile(Path("Procfile"))
-        return _run_together(commands, settings, reload=settings.app_env == "development")
-    except (SettingError, CannotRun) as error:
+        return _run_together(_procfile, settings, reload=settings.app_env == "development")
+    except (SettingError, CannotRun, ProcfileError) as error:
         return _complain(error)
 
 
 def _complain(error: Exception) -> int:
-    sys.stderr.write(f"{error}\n")
+    report(Failure(str(error)))
     return 1
 
 
@@ -81,16 +72,17 @@ def _run_here(process: AppProcess, settings: Settings) -> int:
     return live(process, _run_folder(settings), title=f"agent-server: {process.name}")
 
 
-def _run_together(commands: Sequence[Command], settings: Settings, *, reload: bool) -> int:
+def _run_together(commands: Callable[[], Sequence[Command]], settings: Settings, *, reload: bool) -> int:
     from backend.process.supervisor import Supervisor  # noqa: PLC0415 - honcho: a single process does without
 
-    with _only_one(_run_folder(settings)) as record:
-        supervisor = Supervisor(as_json=settings.app_env == "production", welcome=_welcome)
-        for command in commands:
-            unit = supervisor.add_process(command.name, command.line, env=_environment(command))
-            unit.notifies = command.ours
+    listed = commands()
+    folder = _run_folder(settings)
+    with _only_one(folder) as record:
+        supervisor = Supervisor(_welcome, as_json=settings.app_env == "production", folder=folder)
         if reload:
-            supervisor.reload(Path.cwd(), ignored=[settings.data_dir.absolute()])
+            supervisor.reload(Path.cwd(), [settings.data_dir.absolute()], commands)
+        for command in listed:
+            supervisor.add(command)
         record.write(State.RUNNING)
         status = supervisor.run()
         record.write(State.STOPPED)
@@ -100,41 +92,32 @@ def _run_together(commands: Sequence[Command], settings: Settings, *, reload: bo
 def _this_script(processes: Sequence[AppProcess]) -> list[Command]:
     if len(sys.orig_argv) < 2:
         raise CannotRun("several processes need a script or module that starts them: this is an interactive session.")
-    line = shlex.join([sys.executable, *sys.orig_argv[1:]])
+    argv = sys.orig_argv[1:]
     names = [process.name for process in processes]
-    numbers = [names[:position].count(name) + 1 for position, name in enumerate(names)]
+    numbered = [f"{name}.{names[:position].count(name) + 1}" for position, name in enumerate(names)]
+    line = shlex.join([sys.executable, *argv])
     return [
-        Command(f"{name}.{number}", line, ours=True, env={CHOSEN: str(position)})
-        for position, (name, number) in enumerate(zip(names, numbers, strict=True))
+        Command(name, line, ours=True, env=_environment(name) | {CHOSEN: str(position)}, argv=argv)
+        for position, name in enumerate(numbered)
     ]
 
 
-def _procfile(path: Path) -> list[Command]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotRun(f"cannot read {path.absolute()} ({error}): run this in the project's folder.") from error
-    commands: dict[str, Command] = {}
-    for number, text in enumerate(lines, 1):
-        if not text.strip() or text.startswith("#"):
-            continue
-        found = PROCFILE_LINE.fullmatch(text)
-        if not found or found[1] in commands:
-            raise CannotRun(
-                f"line {number} of the Procfile is {text!r}: each is `name: command`, with a name of its own."
-            )
-        commands[found[1]] = Command(f"{found[1]}.1", found[2], ours=OURS in found[2], env={})
-    if not commands:
-        raise CannotRun(f"{path.absolute()} lists no process: each line is `name: command`.")
-    return list(commands.values())
+def _procfile() -> list[Command]:
+    # honcho gives .env to every process; ours read it by themselves, as they may run without a supervisor, too.
+    given = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    lines = {f"{name}.1": line for name, line in procfile.read(Path("Procfile")).items()}
+    return [
+        Command(name, line, ours=OURS in line, env=({} if OURS in line else given) | _environment(name))
+        for name, line in lines.items()
+    ]
 
 
-def _environment(command: Command) -> dict[str, str]:
+def _environment(name: str) -> dict[str, str]:
     """What the process finds: this interpreter as `python`, its name, and whether people see colours."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    ours = {"PATH": path, "HONCHO_PROCESS_NAME": command.name}
+    ours = {"PATH": path, "HONCHO_PROCESS_NAME": name}
     colour = {"FORCE_COLOR": "1"} if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else {}
-    return {"PYTHONUNBUFFERED": "1", **os.environ, **ours, **colour, **command.env}
+    return {"PYTHONUNBUFFERED": "1", **os.environ, **ours, **colour}
 
 
 def _run_folder(settings: Settings) -> Path:

@@ -4,101 +4,119 @@ from __future__ import annotations
 
 import array
 import asyncio
-import fcntl
 import json
 import os
 import secrets
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
+from backend.process.failure import WHERE, Failure
 from backend.process.guard import Guard, signal_group
-from backend.process.orphans import die_with_parent
+from backend.process.launch import Job, Launcher
 from backend.process.output import whole_lines
-from backend.process.sockets import FIRST_FD, TURN
+from backend.process.sockets import TURN
 
 # Seconds until a child that was asked to end is killed. Longer than what our own processes grant themselves.
 KILL_AFTER = 10.0
 # Seconds for the last lines to arrive once the command has ended (a process that left the group may hold the pipe).
 LAST_LINES = 1.0
-# Free descriptors from here on are used to sort handed-over ones into place.
-SPARE_FD = 64
+# The exit status that sh has for a command it cannot start.
+CANNOT_START = 126
 CREDENTIALS = struct.Struct("3i")
+
+
+class Parent(Protocol):
+    """Who hears of a child."""
+
+    def hear_lines(self, lines: bytes) -> None:
+        """In a thread: what it says, in whole lines."""
+
+    def hear_ready(self, child: Child) -> None: ...
+
+    def hear_modules(self, modules: Sequence[str]) -> None:
+        """It had to import these from outside the project."""
 
 
 class Child:
     """A command in a session and process group of its own. Belongs to one event loop."""
 
-    def __init__(self, guard: Guard, on_lines: Callable[[bytes], None], on_ready: Callable[[Child], None]) -> None:
+    def __init__(self, launcher: Launcher, guard: Guard, parent: Parent) -> None:
         self.ready = asyncio.Event()
         self.exited = asyncio.Event()
         self.waiting = asyncio.Event()
         self.status: int | None = None
+        self.failure: Failure | None = None
+        self._failed = asyncio.Event()
         self.links: dict[str, str] = {}
-        self.files: frozenset[str] | None = None
+        # The project's files that it has read; None as long as it does not tell.
+        self.files: set[str] | None = None
         self.sockets: dict[str, socket.socket] = {}
+        self.pid = 0
+        self.since = time.time()
+        self._launcher = launcher
         self._guard = guard
-        self._on_lines = on_lines
-        self._on_ready = on_ready
+        self._parent = parent
         self._loop = asyncio.get_running_loop()
+        self._drained = asyncio.Event()
         self._turn: int | None = None
         self._stopping = False
 
-    def start(self, command: str, env: Mapping[str, str], cwd: str | None, predecessor: Child | None) -> None:
-        """Start `command`. A predecessor's listening sockets are handed over; one still at work is waited for."""
+    async def start(
+        self,
+        command: str,
+        argv: Sequence[str] | None,
+        env: Mapping[str, str],
+        cwd: str | None,
+        predecessor: Child | None,
+    ) -> None:
+        """Start `command`. A predecessor's sockets are handed over; one still at work is waited for."""
         self._inbox = _Inbox()
+        self._loop.add_reader(self._inbox.socket, self._read_news)
         handed = {name: each.fileno() for name, each in predecessor.sockets.items()} if predecessor else {}
         theirs = None
         if predecessor and not predecessor.exited.is_set():
             theirs, self._turn = os.pipe()
             handed[TURN] = theirs
+        output, says = os.pipe()
+        environment = {**env, "NOTIFY_SOCKET": self._inbox.address}
         try:
-            self._process = self._popen(command, env, cwd, handed)
+            launched = await self._launcher.start(Job(command, argv, environment, cwd or os.getcwd(), says, handed))
+        except OSError as error:  # the machine has no room for another process
+            self.failure = Failure(f"cannot be started: {error.strerror}.")
+            self.status = CANNOT_START
+            self.exited.set()
+            return
         finally:
+            os.close(says)
             if theirs is not None:
                 os.close(theirs)
-        self.pid = self._process.pid
+            threading.Thread(target=self._read_lines, args=[output], daemon=True).start()
+        self.pid = launched.pid
         self._guard.add(self.pid)
-        self._loop.add_reader(self._inbox.socket, self._read_news)
-        threading.Thread(target=self._watch, name=f"child-{self.pid}", daemon=True).start()
-
-    def _popen(
-        self, command: str, env: Mapping[str, str], cwd: str | None, handed: Mapping[str, int]
-    ) -> subprocess.Popen[bytes]:
-        die = die_with_parent(os.getpid())
-        places = range(FIRST_FD, FIRST_FD + len(handed))
-
-        def in_child() -> None:
-            spare = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, SPARE_FD) for descriptor in handed.values()]
-            for place, descriptor in zip(places, spare, strict=True):
-                os.dup2(descriptor, place)
-            die()
-
-        with _taken(places):
-            return subprocess.Popen(
-                ["/bin/sh", "-c", f"{'export LISTEN_PID=$$' if handed else ''}\n{command}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**env, "NOTIFY_SOCKET": self._inbox.address, **_listen_variables(handed)},
-                cwd=cwd,
-                start_new_session=True,
-                pass_fds=places,
-                preexec_fn=in_child,
-            )
+        self._watching = asyncio.create_task(self._watch(launched.wait()))
 
     def give_turn(self) -> None:
         """Tell a waiting child that its predecessor is gone."""
         if self._turn is not None:
             os.close(self._turn)
             self._turn = None
+
+    async def tell_where(self, seconds: float) -> None:
+        """Let it say in `failure` at which line it hangs, if it can within that time."""
+        if self.pid and not self.exited.is_set():
+            os.kill(self.pid, WHERE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._failed.wait()
 
     async def stop(self) -> None:
         """SIGTERM to all in the group, SIGKILL to those still there after KILL_AFTER seconds, and let go of it."""
@@ -135,27 +153,24 @@ class Child:
         self.close_sockets()
         self.give_turn()
 
-    def _watch(self) -> None:
-        """In a thread: read what the command says until it ends."""
-        reader = threading.Thread(target=self._read_lines, name=f"output-{self.pid}", daemon=True)
-        reader.start()
-        status = self._process.wait()
-        reader.join(LAST_LINES)
-        with suppress(RuntimeError):  # the loop was closed by an error elsewhere
-            self._loop.call_soon_threadsafe(self._note_exit, status)
-
-    def _read_lines(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as pipe:
-            for lines in whole_lines(pipe):
-                self._on_lines(lines)
-
-    def _note_exit(self, status: int) -> None:
+    async def _watch(self, end: Awaitable[int]) -> None:
+        status = await end
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_LINES):
+                await self._drained.wait()
         self.status = status
         if not self._stopping:  # it ended by itself: what it has left behind ends with it
             signal_group(self.pid, signal.SIGKILL)
             self._guard.discard(self.pid)
         self.exited.set()
+
+    def _read_lines(self, output: int) -> None:
+        """In a thread: read what the command says until all that could say something have ended."""
+        with os.fdopen(output, "rb") as pipe:
+            for lines in whole_lines(pipe):
+                self._parent.hear_lines(lines)
+        with suppress(RuntimeError):  # the loop was closed by an error elsewhere
+            self._loop.call_soon_threadsafe(self._drained.set)
 
     def _read_news(self) -> None:
         news, descriptors = self._inbox.receive()
@@ -163,30 +178,23 @@ class Child:
             listener = socket.socket(fileno=descriptors[0])
             self.sockets[news.get("FDNAME", "unknown")] = listener
         if "X_FILES" in news:
-            self.files = frozenset(json.loads(news["X_FILES"]))
+            self._note_files(json.loads(news["X_FILES"]))
+        if "X_MODULES" in news:
+            self._parent.hear_modules(json.loads(news["X_MODULES"]))
+        if "X_ERROR" in news:
+            self.failure = Failure(**json.loads(news["X_ERROR"]))
+            self._failed.set()
         if "X_WAITING" in news:
             self.waiting.set()
         if news.get("READY") == "1":
             self.links = json.loads(news.get("X_LINKS", "{}"))
             self.ready.set()
-            self._on_ready(self)
+            self._parent.hear_ready(self)
 
-
-@contextmanager
-def _taken(places: range) -> Generator[None]:
-    """See to it that none of the descriptors `places` is free: Popen would use it for a pipe of its own."""
-    held = [os.open(os.devnull, os.O_RDONLY)]
-    while held[-1] < places.stop:
-        held.append(os.open(os.devnull, os.O_RDONLY))
-    try:
-        yield
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-
-
-def _listen_variables(handed: Mapping[str, int]) -> dict[str, str]:
-    return {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": ":".join(handed)} if handed else {}
+    def _note_files(self, names: Sequence[str]) -> None:
+        files = self.files = self.files or set()
+        files.update(name for name in names if not name.startswith("-"))
+        files.difference_update(name[1:] for name in names if name.startswith("-"))
 
 
 class _Inbox:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from pathlib import Path
 
 from setproctitle import setproctitle
 
+from backend.process import tracking
+from backend.process.failure import describe, is_of, report, sentence
 from backend.process.orphans import end_with_honcho
 from backend.process.process import AppProcess, State, Stopped
 from backend.process.signals import StopSignals
 from backend.process.sockets import notify, wait_for_turn
 from backend.process.status import StatusFile
-
-# Set by a supervisor that reloads: the folder whose files it wants to hear about.
-RELOAD_ROOT = "RELOAD_ROOT"
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +26,7 @@ def live(process: AppProcess, folder: Path, title: str) -> int:
     """
     signals = StopSignals(process)
     signals.install()
+    tracking.track()
     setproctitle(title)
     end_with_honcho()
     record = StatusFile(folder, process.name)
@@ -38,9 +36,10 @@ def live(process: AppProcess, folder: Path, title: str) -> int:
     record.write(process.state)
     error = _run(process, signals)
     cleaning_error = _clean_up(process)
+    tracking.tell_modules()  # some packages are imported when they are first needed
     error = error or cleaning_error
     process.state = State.STOPPED
-    record.write(process.state, error=sentence(error, process) if error else None)
+    record.write(process.state, error=sentence(error, _package(process)) if error else None)
     return signals.exit_status or (1 if error else 0)
 
 
@@ -76,45 +75,20 @@ def _clean_up(process: AppProcess) -> BaseException | None:
 
 def _tell_ready(record: StatusFile, links: dict[str, str]) -> None:
     record.write(State.RUNNING, address=links.get("address"))
-    root = os.environ.get(RELOAD_ROOT)
-    if root:
-        notify(X_FILES=json.dumps(_project_files(Path(root))))
+    tracking.tell()
     notify(READY="1", X_LINKS=json.dumps(links))
 
 
-def _project_files(root: Path) -> list[str]:
-    """The files below `root` that the loaded modules came from, relative to it; installed packages left out."""
-    paths = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
-    inside = [path.absolute().relative_to(root) for path in paths if path.absolute().is_relative_to(root)]
-    return sorted(str(path) for path in inside if "site-packages" not in path.parts)
-
-
 def _report(error: BaseException, process: AppProcess) -> None:
+    package = _package(process)
     if process.state is State.RUNNING:
-        trace = None if _is_for_people(error, process) else error
-        log.error("%s ended by an error: %s", process.name, sentence(error, process), exc_info=trace)
+        trace = None if is_of(error, package) else error
+        log.error("%s ended by an error: %s", process.name, sentence(error, package), exc_info=trace)
         return
-    sys.stderr.write(sentence(error, process) + "\n")
-    sys.stderr.flush()
+    report(describe(error, Path.cwd(), package))
     log.debug("%s could not start", process.name, exc_info=error)
 
 
-def sentence(error: BaseException, process: AppProcess) -> str:
-    """One line for a person. Errors of the process's own package are worded for people; others get their type."""
-    error = _only(error)
-    text = " ".join(str(error).split())
-    return text if text and _is_for_people(error, process) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-
-def _is_for_people(error: BaseException, process: AppProcess) -> bool:
-    return _package(type(_only(error))) in {_package(type(process)), _package(AppProcess)}
-
-
-def _only(error: BaseException) -> BaseException:
-    """The error itself, or the one that a group holds."""
-    inner: tuple[BaseException, ...] = getattr(error, "exceptions", ())
-    return _only(inner[0]) if len(inner) == 1 else error
-
-
-def _package(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
+def _package(process: AppProcess) -> str:
+    """The package whose errors are worded for people: the one that the process is of."""
+    return type(process).__module__.partition(".")[0]

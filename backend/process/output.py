@@ -6,7 +6,8 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, TextIO
 
@@ -45,7 +46,7 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Message | Callable[[], object] | None] = queue.SimpleQueue()
         self._room: dict[str, threading.Semaphore] = {}
         self._closed = False
         self._error: BaseException | None = None
@@ -55,6 +56,10 @@ class Events:
             self._room.setdefault(message.name, threading.Semaphore(WAITING_PIECES)).acquire()
         self._queue.put(message)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Have `function` called in the thread that reads."""
+        self._queue.put(function)
+
     def close(self, error: BaseException | None = None) -> None:
         """Nothing more will come. `error` is raised where the queue is read."""
         self._error = error
@@ -62,18 +67,22 @@ class Events:
 
     def get(self, timeout: float) -> Message:
         del timeout  # honcho's loop would wake up ten times a second
-        try:
-            message = self._queue.get(block=not self._closed)
-            if message is None:
-                self._closed = True
-                message = self._queue.get_nowait()
-        except queue.Empty:
-            raise self._error or queue.Empty from None
+        while callable(message := self._next()):
+            message()
         if message is None:
             raise self._error or queue.Empty
         if isinstance(message.data, bytes):
             self._room[message.name].release()
         return message
+
+    def _next(self) -> Message | Callable[[], object] | None:
+        if self._closed:
+            with suppress(queue.Empty):
+                return self._queue.get_nowait()
+            return None
+        message = self._queue.get()
+        self._closed = message is None
+        return self._next() if message is None else message
 
 
 def notice(text: str) -> Message:

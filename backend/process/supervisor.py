@@ -8,17 +8,20 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from honcho.manager import Manager
 
+from backend.process.configuration import Configuration
+from backend.process.failure import Failure
 from backend.process.guard import Guard
+from backend.process.launch import CAN_FORK, Launcher
 from backend.process.output import Events, JsonPrinter, PiecePrinter, in_colour, notice
-from backend.process.reload import watch
+from backend.process.procfile import Command
+from backend.process.reload import Reload
 from backend.process.sockets import notify
 from backend.process.unit import Unit
 
@@ -30,32 +33,54 @@ class Supervisor(Manager):
     """honcho's Manager with its `loop()` unchanged: it prints what happens in a thread, where the processes are led.
 
     The exit status is in `returncode` after `loop()`. `welcome` makes the text that is shown once all are ready.
+    `folder` is where it keeps what makes the next start faster; `fork=False` starts every process anew.
     """
 
-    def __init__(self, welcome: Callable[[Links], str], *, as_json: bool) -> None:
+    def __init__(
+        self,
+        welcome: Callable[[Links], str] = lambda links: "",
+        *,
+        as_json: bool = False,
+        folder: Path | None = None,
+        fork: bool = CAN_FORK,
+    ) -> None:
         output = sys.stdout
         super().__init__(JsonPrinter(output) if as_json else PiecePrinter(output, colour=in_colour(output)))
         self.events = Events()
+        self.stopping = asyncio.Event()
+        # Held by the thread that leads; its end ends what was started, so that is where both are made.
+        self.guard: Guard
+        self.launcher: Launcher
         self._process_ctor = Unit
         self._welcome = welcome
-        self._reload_root: Path | None = None
-        self._ignored: Collection[Path] = ()
+        self._memory = folder / "imports" if folder else None
+        self._fork = fork
+        self._root: Path | None = None
+        self._reload: Reload | None = None
         self._crew: asyncio.AbstractEventLoop | None = None
-        self._stopping = asyncio.Event()
-        self._watching = threading.Event()  # set: no longer
+        self._lives: asyncio.TaskGroup
         self._welcomed = False
 
-    def reload(self, root: Path, ignored: Collection[Path]) -> None:
-        """Exchange processes whose code below `root` was saved. Call it after `add_process`."""
-        self._reload_root = root
-        self._ignored = ignored
-        for unit in self._units():
-            unit.root = root
+    def add(self, command: Command) -> Unit:
+        """Have one more process run."""
+        unit: Unit = self.add_process(command.name, command.line, env=command.env)
+        unit.notifies = command.ours
+        unit.argv = command.after_python()
+        unit.root = str(self._root) if self._root else None
+        return unit
+
+    def reload(self, root: Path, ignored: Collection[Path], commands: Callable[[], Sequence[Command]]) -> None:
+        """Exchange processes whose code below `root` was saved. Call it before `add`.
+
+        `commands` reads anew what is to run, after a save of the Procfile or of .env; it may raise ProcfileError.
+        """
+        self._root = root
+        self._reload = Reload(self, root, ignored, Configuration(self, root, commands).take_in)
 
     def run(self) -> int:
         """Run until all have ended, and return the exit status. Nothing that was started is left."""
         self._take_signals()
-        self._guard = Guard()
+        self.guard = Guard()
         try:
             self.loop()
         except BrokenPipeError:  # nobody reads what we print
@@ -65,6 +90,41 @@ class Supervisor(Manager):
             self._end_all()
         return self.returncode or 0
 
+    def add_now(self, command: Command) -> None:
+        """Have one more process run while others do."""
+
+        def begin() -> None:
+            unit = self.add(command)
+            self._in_crew(lambda: self._lives.create_task(unit.live(self)))
+
+        self.events.call(begin)  # honcho's loop goes through its processes in its own thread
+
+    def remove_now(self, unit: Unit) -> None:
+        unit.remove()
+        self.events.call(lambda: self._processes.pop(unit.name, None))
+
+    def units(self) -> list[Unit]:
+        return [process["obj"] for process in self._processes.values()]
+
+    def say(self, text: str) -> None:
+        self.events.put(notice(text))
+
+    def note_ready(self, unit: Unit) -> None:
+        del unit
+        units = self.units()
+        if not self._welcomed and all(unit.was_ready for unit in units):
+            self._welcomed = True
+            self.say(self._welcome({unit.short_name: unit.links for unit in units}))
+            notify(READY="1")
+
+    def note_change(self) -> None:
+        """What can be seen from outside is another now."""
+
+    def note_failure(self, unit: Unit, failure: Failure) -> None:
+        """At the first start, where nothing older goes on."""
+        if self._reload:
+            self._reload.show_failures({unit: failure})
+
     def _take_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -73,7 +133,7 @@ class Supervisor(Manager):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._terminating and number == signal.SIGINT:
-            self._guard.kill()
+            self.guard.kill()
         elif not self._terminating:
             self._system_print(f"{signal.Signals(number).name} received, stopping; Ctrl-C again ends all at once\n")
             self.returncode = 128 + number
@@ -87,12 +147,15 @@ class Supervisor(Manager):
     def _killall(self, force: bool = False) -> None:
         if force:  # honcho's clock has run out; each Child has a clock of its own
             return
+        self._in_crew(self.stopping.set)
+
+    def _in_crew(self, call: Callable[[], object]) -> None:
         if self._crew:
             with suppress(RuntimeError):  # the thread has ended by itself
-                self._crew.call_soon_threadsafe(self._stopping.set)
+                self._crew.call_soon_threadsafe(call)
 
     def _system_print(self, data: str) -> None:
-        self.events.put(notice(data))
+        self.say(data)
 
     def _lead(self) -> None:
         """In a thread that lives as long as the processes, whose parent-death signal hangs on it."""
@@ -106,35 +169,18 @@ class Supervisor(Manager):
     async def _live(self) -> None:
         self._crew = asyncio.get_running_loop()
         if self._terminating:  # a signal was faster
-            self._stopping.set()
-        async with asyncio.TaskGroup() as lives:
-            for unit in self._units():
-                lives.create_task(unit.live(self.events, self._guard, self._stopping, self._note_ready))
-            if self._reload_root:
-                await asyncio.sleep(0)  # all are started
-                self._watch_files(self._reload_root)
-        self._watching.set()
-
-    def _watch_files(self, root: Path) -> None:
-        assert self._crew
-        report = partial(self._crew.call_soon_threadsafe, self._note_saved)
-        threading.Thread(target=watch, args=(root, self._ignored, self._watching, report), daemon=True).start()
-
-    def _note_saved(self, saved: set[str]) -> None:
-        known = {name for unit in self._units() for name in unit.current.files or ()}
-        for unit in self._units():
-            if ".env" in saved or unit.concerned(saved, saved - known):
-                unit.changed.set()
-
-    def _note_ready(self) -> None:
-        units = self._units()
-        if not self._welcomed and all(unit.was_ready for unit in units):
-            self._welcomed = True
-            self._system_print(self._welcome({unit.name.removesuffix(".1"): unit.links for unit in units}))
-            notify(READY="1")
-
-    def _units(self) -> list[Unit]:
-        return [process["obj"] for process in self._processes.values()]
+            self.stopping.set()
+        self.launcher = Launcher(self.guard, self._memory, fork=self._fork)
+        watching = asyncio.create_task(self._reload.forever()) if self._reload else None
+        try:
+            async with asyncio.TaskGroup() as self._lives:
+                for unit in self.units():
+                    self._lives.create_task(unit.live(self))
+        finally:
+            if watching:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+            self.launcher.close()
 
     def _end_all(self) -> None:
         """After an error in the loop the processes are still there; what they say now is lost."""
@@ -143,4 +189,4 @@ class Supervisor(Manager):
             while self._thread.is_alive():
                 self.events.get(0)
         self._thread.join()
-        self._guard.close()
+        self.guard.close()

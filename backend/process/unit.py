@@ -4,26 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable
-from pathlib import Path
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from honcho.process import Process
 
 from backend.process.child import Child
+from backend.process.failure import Failure
 from backend.process.guard import Guard
-from backend.process.lifecycle import RELOAD_ROOT
+from backend.process.launch import Launcher
 from backend.process.output import Events, notice
+from backend.process.procfile import PLAIN_COMMAND
+from backend.process.tracking import RELOAD_ROOT
 
 # Seconds before a crashed process is started again: doubling from the first to the second.
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 # Seconds a process has to serve before its next crash counts as the first again.
 SOUND_AFTER = 10.0
+# Crashes in a row after which a developer is waited for.
+CRASH_LOOP = 5
+# Seconds that new code has to get ready while the old goes on.
+READY_WITHIN = 15.0
+# Seconds in which a process that is not ready can say where it stands.
+PATIENCE = 0.5
 
-# A command without anything for the shell to do.
-PLAIN_COMMAND = re.compile(r"[\w./@:+, -]+")
+
+class Crew(Protocol):
+    """What a unit needs of those around it."""
+
+    events: Events
+    guard: Guard
+    launcher: Launcher
+    stopping: asyncio.Event
+
+    def note_ready(self, unit: Unit) -> None: ...
+
+    def note_failure(self, unit: Unit, failure: Failure) -> None: ...
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How an exchange went: `failure` is None for a good end, and for one that something newer has overtaken."""
+
+    unit: Unit
+    done: bool
+    failure: Failure | None = None
 
 
 class Unit(Process):
@@ -31,105 +60,166 @@ class Unit(Process):
 
     # Whether the command says READY=1 (an AppProcess does). Others count as ready once started.
     notifies = False
+    # What follows `python` in a command that may be forked.
+    argv: Sequence[str] | None = None
     # Set in development: the folder whose saves exchange the process.
-    root: Path | None = None
+    root: str | None = None
+    # The one that serves, or the last one that did.
+    current: Child | None = None
+    was_ready = False
+    # Nothing is tried before the next save.
+    broken = False
+    reloads = 0
+    crashes = 0
+    last_error: Failure | None = None
 
-    async def live(self, events: Events, guard: Guard, stopping: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """From the first start to the last end, which comes when `stopping` is set or a start is hopeless."""
-        self._events = events
-        self._guard = guard
-        self._stopping = stopping
-        self._on_ready = on_ready
-        self.changed = asyncio.Event()
-        self.was_ready = False
+    async def live(self, crew: Crew) -> None:
+        """From the first start to the last end, which comes when all stop or a start is hopeless."""
+        self._crew = crew
+        self._events = crew.events
         self.links: dict[str, str] = {}
+        self._removed = asyncio.Event()
+        self._renewed = asyncio.Event()
+        self._changing = asyncio.Lock()
         self._children: set[Child] = set()
         self._retiring: set[asyncio.Task[None]] = set()
-        self._delay = FIRST_DELAY
-        self._broken = False
         status = None
-        self.current = self._spawn()
-        self._send_message({"pid": self.current.pid}, type="start")
+        self.current = current = await self._spawn()
+        self._send_message({"pid": current.pid}, type="start")
         try:
-            status = await self._keep_alive()
+            status = await self._keep_alive(current)
         finally:
             await asyncio.gather(*(child.stop() for child in self._children), *self._retiring)
-            self._send_message({"returncode": self.current.status or 0 if status is None else status}, type="stop")
+            if not self._removed.is_set():
+                self._send_message({"returncode": self.current.status or 0 if status is None else status}, type="stop")
 
-    def concerned(self, changed: set[str], strays: set[str]) -> bool:
-        """Whether a save of `changed` calls for new code here; `strays` of them were loaded by nobody."""
+    def concerned(self, saved: set[str], code: set[str]) -> bool:
+        """Whether a save of these files calls for a new process here; `code` are those that anybody might read."""
+        if self.current is None:
+            return False
         files = self.current.files
+        if self.broken or (files is None and self.notifies):
+            return bool(code)  # whatever was wrong may be mended
         if files is None:
-            return "python" in self.cmd and any(name.endswith(".py") for name in changed)
-        folders = {os.path.dirname(name) for name in files}
-        return bool(changed & files) or any(os.path.dirname(name) in folders for name in strays)
+            return "python" in self.cmd and any(name.endswith(".py") for name in code)
+        folders = {f"{os.path.dirname(name)}/".lstrip("/") for name in code}
+        return bool((saved | folders) & files)
 
-    async def _keep_alive(self) -> int | None:
-        while True:
-            await first(self.current.exited, self.changed, self._stopping)
-            if self._stopping.is_set():
-                return None
-            if self.changed.is_set():
-                self.changed.clear()
-                await self._exchange()
-            elif self._is_hopeless():
-                return self.current.status or 1
-            else:
-                await self._revive()
-
-    def _is_hopeless(self) -> bool:
-        """It gave up by itself (no signal) before it was ever ready: the next try would not do better."""
-        status = self.current.status
-        return self.notifies and not self.was_ready and not self._broken and status is not None and 0 <= status < 128
-
-    async def _revive(self) -> None:
-        if self._broken:
-            self.current.close_sockets()
-            self._say(f"{self.name} waits for the next save")
-            await first(self.changed, self._stopping)
-            return
-        delay, self._delay = self._delay, min(self._delay * 2, LONGEST_DELAY)
-        self._say(f"{self.name} ended with status {self.current.status}, starts again in {delay:g} s")
-        if not await first(self.changed, self._stopping, timeout=delay):
-            self._succeed(self._spawn(self.current))
-
-    async def _exchange(self) -> None:
+    async def exchange(self, overtaken: asyncio.Event) -> Exchange:
         """Start new code beside the old; the old goes when the new is ready, and stays if it never is."""
-        if not self.notifies:
-            await self.current.stop()
-        new = self._spawn(self.current)
+        async with self._changing:
+            old = self.current
+            assert old
+            if not self.notifies:
+                await old.stop()
+            new = await self._spawn(old)
+            failure = await self._until_ready(new, old, overtaken)
+            if new.ready.is_set() and not failure:
+                self.reloads += 1
+                self.broken = False
+                self.crashes = 0
+                self._succeed(new)
+                return Exchange(self, done=True)
+            self._retire(new)
+            if failure:
+                self.broken = True
+                self.last_error = failure
+            return Exchange(self, done=False, failure=failure)
+
+    @property
+    def serves(self) -> bool:
+        return self.current is not None and self.current.ready.is_set() and not self.current.exited.is_set()
+
+    def remove(self) -> None:
+        """End it for good, and have nobody told: its line is gone from the Procfile."""
+        self._removed.set()
+
+    async def _until_ready(self, new: Child, old: Child, overtaken: asyncio.Event) -> Failure | None:
+        """None when it is ready, or something else has happened that makes it pointless."""
+        deadline = time.monotonic() + READY_WITHIN
         while not new.ready.is_set():
-            await first(new.ready, new.exited, new.waiting, self.changed, self._stopping)
-            if self.changed.is_set() or self._stopping.is_set():
-                self._retire(new)
-                return
+            patience = deadline - time.monotonic()
+            if not await first(new.ready, new.exited, new.waiting, overtaken, self._crew.stopping, timeout=patience):
+                await new.tell_where(PATIENCE)
+                return new.failure or Failure(f"the new code is not ready after {READY_WITHIN:g} s.")
+            if overtaken.is_set() or self._crew.stopping.is_set():
+                return None
             if new.exited.is_set():
-                self._keep_the_old(new)
-                return
+                return new.failure or Failure(f"the new code ended with status {new.status} instead of serving.")
             if new.waiting.is_set():
-                await self.current.stop()
+                await old.stop()
                 new.waiting.clear()
                 new.give_turn()
-        self._broken = False
-        self._succeed(new)
+                deadline = time.monotonic() + READY_WITHIN
+        return None
 
-    def _keep_the_old(self, new: Child) -> None:
-        self._broken = True
-        if not self.current.exited.is_set():
-            self._say(f"{self.name}: the new code does not start, the last good one goes on; waiting for the next save")
-        self._retire(new)
+    async def _keep_alive(self, current: Child) -> int | None:
+        while True:
+            await first(current.exited, self._crew.stopping, self._removed)
+            if self._crew.stopping.is_set() or self._removed.is_set():
+                return None
+            async with self._changing:  # an exchange may be under way, and be the answer
+                if self.current is current and self._is_hopeless(current):
+                    return current.status or 1
+            if self.current is current:
+                await self._revive(current)
+            current = self.current or current
+
+    def _is_hopeless(self, current: Child) -> bool:
+        """It gave up by itself (no signal) before it was ever ready, and not for a fault in code that a save mends."""
+        gave_up = current.status is not None and 0 <= current.status < 128
+        if not self.notifies or self.was_ready or self.broken or not gave_up:
+            return False
+        if current.failure:
+            self._crew.note_failure(self, current.failure)
+        return self.root is None or current.failure is None or current.failure.file is None
+
+    async def _revive(self, current: Child) -> None:
+        self.crashes += 1
+        self.broken = self.broken or (not self.was_ready and current.failure is not None)
+        self.last_error = current.failure or Failure(f"ended with status {current.status}")
+        self._renewed.clear()
+        if self.broken or (self.root and self.crashes >= CRASH_LOOP):
+            self._give_up(current)
+            await first(self._renewed, self._crew.stopping, self._removed)
+            return
+        delay = min(FIRST_DELAY * 2 ** (self.crashes - 1), LONGEST_DELAY)
+        self._say(f"{self.name} ended with status {current.status}, starts again in {delay:g} s")
+        if not await first(self._renewed, self._crew.stopping, self._removed, timeout=delay):
+            async with self._changing:
+                if self.current is current:
+                    self._succeed(await self._spawn(current))
+
+    def _give_up(self, current: Child) -> None:
+        current.close_sockets()  # connections are refused from now on, instead of waiting
+        if self.broken:
+            self._say(f"{self.short_name} waits for the next save")
+        else:
+            self.broken = True
+            self._say(
+                f"{self.short_name} has ended {self.crashes} times in a row, the last time with status {current.status}:"
+                f" it waits for the next save, or `invoke restart {self.short_name}`"
+            )
+
+    @property
+    def short_name(self) -> str:
+        """As people call it: `rest`; the second of a kind is `executor.2`."""
+        return self.name.removesuffix(".1")
 
     def _succeed(self, new: Child) -> None:
         old, self.current = self.current, new
-        self._retire(old)
+        self._renewed.set()
+        if old:
+            self._retire(old)
 
-    def _spawn(self, predecessor: Child | None = None) -> Child:
-        child = Child(self._guard, self._send_message, self._note_ready)
-        child.start(self._command(), self._environment(again=predecessor is not None), self.cwd, predecessor)
+    async def _spawn(self, predecessor: Child | None = None) -> Child:
+        child = Child(self._crew.launcher, self._crew.guard, self)
         self._children.add(child)
-        if not self.notifies:
+        environment = self._environment(again=predecessor is not None)
+        await child.start(self._command(), self.argv, environment, self.cwd, predecessor)
+        if not self.notifies and not child.exited.is_set():
             child.ready.set()
-            asyncio.get_running_loop().call_soon(self._note_ready, child)
+            asyncio.get_running_loop().call_soon(self.hear_ready, child)
         return child
 
     def _command(self) -> str:
@@ -145,7 +235,7 @@ class Unit(Process):
             return self.env
         # CPython takes a .pyc for fresh when the source has the same size and second; so exchanged code writes none.
         fresh = {"PYTHONDONTWRITEBYTECODE": "1"} if again else {}
-        return {**self.env, RELOAD_ROOT: str(self.root), **fresh}
+        return {**self.env, RELOAD_ROOT: self.root, **fresh}
 
     def _retire(self, child: Child) -> None:
         """End `child` while others go on."""
@@ -154,18 +244,24 @@ class Unit(Process):
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    def _note_ready(self, child: Child) -> None:
+    def hear_lines(self, lines: bytes) -> None:
+        self._send_message(lines)
+
+    def hear_modules(self, modules: Sequence[str]) -> None:
+        self._crew.launcher.learn(modules)
+
+    def hear_ready(self, child: Child) -> None:
         self.was_ready = True
         self.links = child.links
-        asyncio.get_running_loop().call_later(SOUND_AFTER, self._note_sound)
-        self._on_ready()
+        asyncio.get_running_loop().call_later(SOUND_AFTER, self._note_sound, child)
+        self._crew.note_ready(self)
 
-    def _note_sound(self) -> None:
-        if not self.current.exited.is_set():
-            self._delay = FIRST_DELAY
+    def _note_sound(self, child: Child) -> None:
+        if self.current is child and not child.exited.is_set():
+            self.crashes = 0
 
     def _say(self, text: str) -> None:
-        self._events.put(notice(text))
+        self._crew.events.put(notice(text))
 
 
 async def first(*events: asyncio.Event, timeout: float | None = None) -> bool:

@@ -27,8 +27,8 @@ PROCESSES = """
         name = "server"
 
         async def serve(self, stopping):
-            self.ready()
             print("serving", flush=True)
+            self.ready()
             await stopping.wait()
             print("served", flush=True)
 

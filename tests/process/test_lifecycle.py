@@ -103,7 +103,7 @@ def test_an_unexpected_error_before_it_is_ready_is_one_sentence_with_its_type(st
     """
     running = start(script)
     assert running.end() == 1
-    assert running.seen.splitlines() == ["KeyError: 'x'", "cleaned up"]
+    assert running.seen.splitlines() == ["<string>:23: KeyError: 'x'", "cleaned up"]
     told = start(script, LOG_LEVEL="debug")
     told.end()
     assert "Traceback" in told.seen, "the debug log has it all"

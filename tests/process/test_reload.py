@@ -108,7 +108,7 @@ def test_a_broken_edit_keeps_the_last_good_one_until_it_is_mended(start: Start, 
     running = ready(start([sys.executable, "server.py"]))
     port = port_of(running)
     (project / "words.py").write_text(mistake)
-    running.until("the last good one goes on")
+    running.until("the last good code goes on")
     assert ask(port) == "old"
     (project / "words.py").write_text("GREETING = 'mended'\n")
     eventually(lambda: ask(port) == "mended")
@@ -183,7 +183,7 @@ def test_one_that_cannot_overlap_waits_until_its_predecessor_is_gone(start: Star
     )
     running = ready(start([sys.executable, "alone.py"]))
     (project / "words.py").write_text("GREETING = \n")
-    running.until("the last good one goes on")
+    running.until("the last good code goes on")
     (project / "words.py").write_text("GREETING = 'new'\n")
     running.until("holding new")
     running.end(signal.SIGINT)
@@ -193,9 +193,9 @@ def test_one_that_cannot_overlap_waits_until_its_predecessor_is_gone(start: Star
 def test_a_crash_with_new_code_waits_for_the_next_save(start: Start, project: Path) -> None:
     running = ready(start([sys.executable, "server.py"]))
     (project / "words.py").write_text("raise RuntimeError\n")
-    running.until("the last good one goes on")
+    running.until("the last good code goes on")
     os.kill(pids(project)["server"], signal.SIGKILL)
-    running.until("server.1 waits for the next save")
+    running.until("server waits for the next save")
     (project / "words.py").write_text("GREETING = 'again'\n")
     eventually(lambda: "server" in pids(project))
     assert running.end(signal.SIGINT) == 130

@@ -1,0 +1,218 @@
+"""A process that has imported packages, and of which others are forks: `python -P forkserver.py DESCRIPTOR`.
+
+It is a script of its own, so that none of the project's modules is loaded before a fork. It speaks JSON over the
+seqpacket socket DESCRIPTOR with launch.py, which starts it:
+
+    <- {"import": [names]}                              import these: at once the first time, later when idle
+    <- {"start": id, "argv", "env", "cwd", "handed"}    and descriptors: its output, then those to be handed over
+    -> {"id": id, "pid": pid}                           from the fork, once it is in a session of its own
+    -> {"id": id, "status": status}                     it has ended; negative: by a signal
+    -> {"id": id, "refused": reason}                    this process cannot be forked
+    -> {"unsafe": name}                                 importing this started a thread: do without
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+# sd_listen_fds(3): the first descriptor that is handed over.
+FIRST_FD = 3
+# Free descriptors from here on are used to sort handed-over ones into place.
+SPARE_FD = 64
+# Bytes: what a message may have at most, and how many descriptors come with it.
+LONGEST_MESSAGE = 1_048_576
+MOST_DESCRIPTORS = 64
+
+
+class ForkServer:
+    """Imports, forks, and tells of the ends of its forks."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._pid = os.getpid()
+        self._prctl = ctypes.CDLL(None).prctl
+        # Not epoll: it would be one more descriptor to be closed in each fork.
+        self._selector = selectors.PollSelector()
+        self._selector.register(link, selectors.EVENT_READ)
+        self._to_import: list[str] = []
+        self._forks: dict[int, tuple[int, int]] = {}  # pidfd -> id, pid
+
+    def serve(self) -> list[str] | None:
+        """Serve until the other end is closed (None); in a fork, return the command it is to run."""
+        self._to_import = json.loads(self._link.recv(LONGEST_MESSAGE) or "{}").get("import", [])
+        while self._to_import:
+            self._import_next()
+        while True:
+            ready = self._selector.select(0 if self._to_import else None)
+            for key, _ in ready:
+                if key.fileobj is not self._link:
+                    self._bury(key.fd)
+                    continue
+                message, descriptors, _, _ = socket.recv_fds(self._link, LONGEST_MESSAGE, MOST_DESCRIPTORS)
+                if not message:
+                    return None
+                argv = self._obey(json.loads(message), descriptors)
+                if argv:
+                    return argv
+            if not ready and self._to_import:
+                self._import_next()
+
+    def _import_next(self) -> None:
+        name = self._to_import.pop(0)
+        if name not in sys.modules:
+            with suppress(Exception):  # whoever needs it will say what is wrong
+                importlib.import_module(name)
+            if _has_threads():
+                self._tell(unsafe=name)
+        if not self._to_import:
+            gc.collect()
+            gc.freeze()  # what forks share stays shared: their collections leave it alone
+
+    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> list[str] | None:
+        if "import" in message:
+            self._to_import.extend(message["import"])
+            return None
+        number = message["start"]
+        try:
+            if _has_threads():
+                self._tell(id=number, refused="it has threads")
+            elif self._fork(number):
+                self._become(message, descriptors)
+                self._tell(id=number, pid=os.getpid())
+                self._link.close()
+                return message["argv"]
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return None
+
+    def _fork(self, number: int) -> bool:
+        """True in the fork."""
+        pid = os.fork()
+        if pid == 0:
+            return True
+        pidfd = os.pidfd_open(pid)
+        self._forks[pidfd] = number, pid
+        self._selector.register(pidfd, selectors.EVENT_READ)
+        return False
+
+    def _bury(self, pidfd: int) -> None:
+        number, pid = self._forks.pop(pidfd)
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self._tell(id=number, status=os.waitstatus_to_exitcode(status))
+
+    def _become(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """In the fork: be as if started anew, with an environment, a folder and descriptors of its own."""
+        os.setsid()
+        self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != self._pid:  # it died before the line above
+            os._exit(1)
+        for pidfd in self._forks:
+            os.close(pidfd)
+        handed: list[str] = message["handed"]
+        listen = {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": ":".join(handed), "LISTEN_PID": str(os.getpid())}
+        _take_environment(message["env"] | (listen if handed else {}))
+        os.chdir(message["cwd"])
+        # Out of the way of the places from FIRST_FD on, this end of the link among them.
+        self._link = socket.socket(fileno=fcntl.fcntl(self._link.detach(), fcntl.F_DUPFD_CLOEXEC, SPARE_FD))
+        output, *rest = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, SPARE_FD) for each in descriptors]
+        for each in descriptors:
+            os.close(each)
+        descriptors.clear()
+        os.closerange(FIRST_FD, SPARE_FD)
+        for place, descriptor in [(1, output), (2, output), *enumerate(rest, FIRST_FD)]:
+            os.dup2(descriptor, place)
+        for descriptor in (output, *rest):
+            os.close(descriptor)
+        _forget_random_state()
+        gc.enable()
+
+    def _tell(self, **message: Any) -> None:
+        with suppress(OSError):  # nobody listens any more: the end comes with the next look
+            self._link.send(json.dumps(message).encode())
+
+
+def _has_threads() -> bool:
+    return len(os.listdir("/proc/self/task")) > 1
+
+
+def _take_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    time.tzset()
+
+
+def _forget_random_state() -> None:
+    """The standard library sees to its own; a package's would be the same in every fork."""
+    if numpy := sys.modules.get("numpy.random"):
+        numpy.seed()  # pyright: ignore
+
+
+def run(argv: Sequence[str]) -> None:
+    """Be `python *argv`: `-m module …`, `-c code …` or `script.py …`."""
+    kind, *rest = argv
+    sys.orig_argv = [sys.executable, *argv]
+    if kind == "-m":
+        sys.argv = rest
+        sys.path.insert(0, os.getcwd())
+        _track()
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        sys.path.insert(0, "")
+        _track()
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = list(argv)
+        sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
+        _track()
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _track() -> None:
+    from backend.process import tracking  # noqa: PLC0415 - the project's, so only now
+    from backend.process.failure import answer_where  # noqa: PLC0415
+
+    tracking.note_fork()
+    tracking.track()
+    answer_where(Path.cwd())
+
+
+def main() -> None:
+    # Imports leave little garbage, and what moves least is shared longest.
+    gc.disable()
+    argv = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if argv is None:
+        os._exit(0)  # without taking apart all that was imported
+    try:
+        run(argv)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        from backend.process.failure import describe, report  # noqa: PLC0415
+
+        report(describe(error, Path.cwd()))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""Starts commands: as forks of a fork server where it can be had, else as plain processes."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from backend.process import forkserver
+from backend.process.forkserver import FIRST_FD, LONGEST_MESSAGE, SPARE_FD
+from backend.process.guard import Guard
+from backend.process.orphans import die_with_parent
+
+# A fork server lives in Linux only: elsewhere a fork of an interpreter is not safe, or there is none.
+CAN_FORK = sys.platform == "linux"
+
+
+class CannotFork(Exception):
+    """The fork server does not take this one: the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to start. `argv` is what follows `python`, for a command that may be forked; None for any other."""
+
+    command: str
+    argv: Sequence[str] | None
+    env: Mapping[str, str]
+    cwd: str
+    output: int
+    handed: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+class Launched(Protocol):
+    """A process that was started, in a session of its own."""
+
+    pid: int
+
+    async def wait(self) -> int:
+        """Its exit status; negative: the signal that ended it."""
+        ...
+
+
+class Plain:
+    """A process started by sh."""
+
+    def __init__(self, job: Job) -> None:
+        die = die_with_parent(os.getpid())
+        places = range(FIRST_FD, FIRST_FD + len(job.handed))
+
+        def in_child() -> None:
+            spare = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, SPARE_FD) for descriptor in job.handed.values()]
+            for place, descriptor in zip(places, spare, strict=True):
+                os.dup2(descriptor, place)
+            die()
+
+        handed = {"LISTEN_FDS": str(len(places)), "LISTEN_FDNAMES": ":".join(job.handed)} if places else {}
+        with _taken(places):
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", f"{'export LISTEN_PID=$$' if places else ''}\n{job.command}"],
+                stdin=subprocess.DEVNULL,
+                stdout=job.output,
+                stderr=subprocess.STDOUT,
+                env={**job.env, **handed},
+                cwd=job.cwd,
+                start_new_session=True,
+                pass_fds=places,
+                preexec_fn=in_child,
+            )
+        self.pid = self._process.pid
+
+    async def wait(self) -> int:
+        return await asyncio.to_thread(self._process.wait)
+
+
+class Fork:
+    """A process forked by a ForkServer, which tells of its end."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        self.born: asyncio.Future[int] = loop.create_future()
+        self._status: asyncio.Future[int] = loop.create_future()
+
+    def note(self, message: Mapping[str, Any]) -> None:
+        if "pid" in message:
+            self.pid = message["pid"]
+            self.born.set_result(self.pid)
+        elif "refused" in message:
+            self.born.set_exception(CannotFork(message["refused"]))
+        else:
+            self.end(message["status"])
+
+    def end(self, status: int) -> None:
+        if not self.born.done():
+            self.born.set_exception(CannotFork("it ended"))
+        if not self._status.done():
+            self._status.set_result(status)
+
+    def end_without_parent(self) -> None:
+        """The fork server is gone, which sends SIGTERM to its forks; nobody will tell the status."""
+        loop = asyncio.get_running_loop()
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            return self.end(-signal.SIGTERM)
+
+        def note_end() -> None:
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
+            self.end(-signal.SIGTERM)
+
+        loop.add_reader(pidfd, note_end)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._status)
+
+
+class ForkServer:
+    """The other end of forkserver.py, in the event loop of its thread. When it dies, so do its forks."""
+
+    def __init__(self, guard: Guard, modules: Sequence[str], on_unsafe: Callable[[str], None]) -> None:
+        self._guard = guard
+        self._on_unsafe = on_unsafe
+        self._forks: dict[int, Fork] = {}
+        self._count = 0
+        self._retired = False
+        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._link, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_MESSAGE)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", forkserver.__file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                preexec_fn=die_with_parent(os.getpid()),
+            )
+        guard.add(self._process.pid)
+        self._say({"import": list(modules)})
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self._link.fileno() >= 0
+
+    def import_too(self, modules: Sequence[str]) -> None:
+        """Have it import more, when it has nothing else to do."""
+        if self.alive:
+            self._say({"import": list(modules)})
+
+    async def start(self, job: Job) -> Fork:
+        """Fork. Raises CannotFork where it cannot."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._link, self._hear)
+        self._count += 1
+        number = self._count
+        message = {"start": number, "argv": job.argv, "env": dict(job.env), "cwd": job.cwd, "handed": [*job.handed]}
+        fork = self._forks[number] = Fork()
+        if not self._say(message, job.output, *job.handed.values()):
+            del self._forks[number]
+            raise CannotFork("its environment is too large, or the fork server is gone")
+        await fork.born
+        return fork
+
+    def retire(self) -> None:
+        """Start no more; it ends with the last of its forks."""
+        self._retired = True
+        if not self._forks:
+            self._end()
+
+    def _say(self, message: Mapping[str, Any], *descriptors: int) -> bool:
+        try:
+            socket.send_fds(self._link, [json.dumps(message).encode()], descriptors)
+        except OSError:
+            return False
+        return True
+
+    def _hear(self) -> None:
+        message: dict[str, Any] = {}
+        with suppress(OSError):
+            message = json.loads(self._link.recv(LONGEST_MESSAGE) or "{}")
+        if not message:
+            self._end()
+        elif "unsafe" in message:
+            self._on_unsafe(message["unsafe"])
+        elif fork := self._forks.get(message["id"]):
+            fork.note(message)
+            if "pid" not in message:
+                del self._forks[message["id"]]
+            if self._retired and not self._forks:
+                self._end()
+
+    def _end(self) -> None:
+        """Its end ends the forks that are left."""
+        if not self.alive:
+            return
+        if self._loop:
+            self._loop.remove_reader(self._link)
+        self._link.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        self._process.kill()
+        self._process.wait()
+        self._guard.discard(self._process.pid)
+        while self._forks:
+            self._forks.popitem()[1].end_without_parent()
+
+
+class Launcher:
+    """Starts jobs, by a fork server where it helps. What is to be imported is kept in the file `memory`."""
+
+    def __init__(self, guard: Guard, memory: Path | None, *, fork: bool = CAN_FORK) -> None:
+        self._guard = guard
+        self._memory = Memory(memory)
+        self._fork = fork
+        self._server = self._new_server() if fork else None
+
+    async def start(self, job: Job) -> Launched:
+        if self._fork and job.argv is not None:
+            if self._server is None or not self._server.alive:
+                self._server = self._new_server()
+            with suppress(CannotFork):
+                return await self._server.start(job)
+        return Plain(job)
+
+    def learn(self, modules: Sequence[str]) -> None:
+        """A process had to import these by itself: the next one will find them imported."""
+        new = self._memory.add(modules)
+        if self._server and new:
+            self._server.import_too(new)
+
+    def renew(self) -> None:
+        """Packages have changed: start from new ones from now on."""
+        if self._server:
+            self._server.retire()
+            self._memory.forget()
+            self._server = self._new_server()
+
+    def close(self) -> None:
+        self._memory.write()
+        if self._server:
+            self._server.retire()
+
+    def _new_server(self) -> ForkServer:
+        return ForkServer(self._guard, self._memory.modules, self._note_unsafe)
+
+    def _note_unsafe(self, module: str) -> None:
+        self._memory.exclude(module)
+        if self._server:
+            self._server.retire()
+            self._server = self._new_server()
+
+
+class Memory:
+    """Which modules to import beforehand: those that processes had to import, from the same installed packages."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._modules: dict[str, None] = {}
+        self._unsafe: set[str] = set()
+        self._changed = False
+        if path:
+            with suppress(OSError, UnicodeDecodeError):
+                origin, *lines = path.read_text(encoding="utf-8").splitlines()
+                if origin == _packages():
+                    self._unsafe = {line[1:] for line in lines if line.startswith("!")}
+                    self._modules = dict.fromkeys(line for line in lines if not line.startswith("!"))
+
+    @property
+    def modules(self) -> list[str]:
+        return [name for name in self._modules if name not in self._unsafe]
+
+    def add(self, modules: Sequence[str]) -> list[str]:
+        """Those of `modules` that are new."""
+        new = [name for name in modules if name not in self._modules and name not in self._unsafe]
+        self._modules.update(dict.fromkeys(new))
+        self._changed |= bool(new)
+        return new
+
+    def exclude(self, module: str) -> None:
+        self._unsafe.add(module)
+        self._changed = True
+
+    def forget(self) -> None:
+        self._modules.clear()
+        self._unsafe.clear()
+        self._changed = True
+
+    def write(self) -> None:
+        """Keep it for the next time. Without the file that just begins slower."""
+        if self._path and self._changed:
+            lines = [_packages(), *self._modules, *(f"!{name}" for name in sorted(self._unsafe))]
+            with suppress(OSError):
+                self._path.with_suffix(".new").write_text("\n".join(lines) + "\n", encoding="utf-8")
+                self._path.with_suffix(".new").replace(self._path)
+            self._changed = False
+
+
+def _packages() -> str:
+    """What tells one set of installed packages from another."""
+    folders = [Path(each) for each in sys.path if each.endswith("site-packages")]
+    return " ".join(
+        [sys.version.split()[0], *(f"{each}@{each.stat().st_mtime_ns}" for each in folders if each.is_dir())]
+    )
+
+
+@contextmanager
+def _taken(places: range) -> Generator[None]:
+    """See to it that none of the descriptors `places` is free: Popen would use it for a pipe of its own."""
+    held = [os.open(os.devnull, os.O_RDONLY)]
+    while held[-1] < places.stop:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+    try:
+        yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
