@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.measure import Figure
 
-NAMES = ("start", "throughput")
+NAMES = ("start", "throughput", "logs")
 
 
 def main() -> int:
