@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.measure import Figure
 
-NAMES = ("start", "throughput", "logs")
+NAMES = ("start", "throughput", "logs", "footprint")
 
 
 def main() -> int:
