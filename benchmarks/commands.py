@@ -89,8 +89,6 @@ def _ended(pid: int, deadline: float) -> bool:
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-    if process.stdout:
-        process.stdout.close()
     if not gone(PATIENCE):
         while pids := living():
             for pid in pids:
@@ -98,6 +96,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
                     os.kill(pid, signal.SIGKILL)
             gone(PATIENCE)
     process.wait()
+    if process.stdout:
+        process.stdout.close()
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:  # those that became ours
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from benchmarks.commands import BIN, ROOT, environment, running
+from benchmarks.commands import BIN, PATIENCE, ROOT, environment, running
 from benchmarks.measure import Figure, progress, side_by_side
 
 LINES = 200_000
@@ -33,8 +34,8 @@ async def measure(rounds: int) -> list[Figure]:
         "honcho start of the same Procfile": [BIN / "honcho", "start"],
     }
     found: dict[str, list[float]] = {name: [] for name in commands}
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="bench-") as path:
+        folder = Path(path)
         (folder / "Procfile").write_text("talker: python talker.py\n")
         (folder / "talker.py").write_text(textwrap.dedent(TALKER))
         for number in range(1, rounds + 1):
@@ -51,7 +52,8 @@ def _once(command: list[str | Path], folder: Path) -> float:
         assert process.stdout
         pieces: list[bytes] = []
         began = ended = 0.0
-        while piece := os.read(process.stdout.fileno(), 1 << 20):
+        pipe = process.stdout.fileno()
+        while select.select([pipe], [], [], PATIENCE)[0] and (piece := os.read(pipe, 1 << 20)):
             ended = time.perf_counter()
             pieces.append(piece)
             if not began and b"line " in piece:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from backend.process import status
@@ -18,6 +17,8 @@ from benchmarks.commands import BIN, ROOT, environment, free_port, running
 PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
 OURS = [sys.executable, "-m", "backend.app"]
 HONCHO = [BIN / "honcho", "start"]
+# Seconds to start, on a machine that does much else.
+PATIENCE = 60.0
 
 
 @contextmanager
@@ -28,8 +29,10 @@ def started(command: list[str | Path], data: Path) -> Iterator[subprocess.Popen[
         AGENT_API_PORT=port, WEBSOCKET_SERVER_PORT=str(free_port()), DATA_DIR=str(data), APP_ENV="development"
     )
     with running(command, ROOT, variables, subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + PATIENCE
         while not (_all_running(data / "run") and _answers(port)):
             assert process.poll() is None, f"{command} ended with status {process.returncode}"
+            assert time.monotonic() < deadline, f"{command} was not ready after {PATIENCE:g} s"
             time.sleep(0.005)
         yield process
 
@@ -43,5 +46,5 @@ def _answers(port: str) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return answer.status == 200
-    except URLError:
+    except OSError:
         return False
