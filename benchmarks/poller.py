@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+from collections import Counter
 from itertools import count
 
 RATE = 200
@@ -22,7 +24,8 @@ class Poller:
         self.port = port
         self.kept: list[Connection | None] = [None] * KEPT
         self.requests = 0
-        self.failed = 0
+        # How requests failed, and how often.
+        self.failures: Counter[str] = Counter()
         # Idle connections that were closed in order, but without the announcement `Connection: close`. A client that
         # asks at that moment would fail.
         self.dropped = 0
@@ -49,7 +52,7 @@ class Poller:
         """After `run()`: wait for the last answers."""
         if self._asking:
             _, unanswered = await asyncio.wait(self._asking, timeout=LAST_ANSWERS)
-            self.failed += len(unanswered)
+            self.failures["not answered"] += len(unanswered)
             for task in unanswered:
                 task.cancel()
         kept, self.kept = self.kept, [None] * KEPT
@@ -78,11 +81,13 @@ class Poller:
         connection = None
         if place is not None:
             connection, self.kept[place] = self.kept[place], None
+        where = "kept" if connection else "new"
         try:
             connection = connection or await self._connect()
             number = await connection.ask(keep=place is not None)
-        except OSError:
-            self.note_failure()
+        except OSError as error:
+            how = os.strerror(error.errno).lower() if error.errno else error
+            self.note_failure(f"{where} connection: {how}")
             return
         self._note_answer(number)
         if place is not None and self.kept[place] is None and not connection.closing:
@@ -95,8 +100,8 @@ class Poller:
         _, connection = await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.port)
         return connection
 
-    def note_failure(self) -> None:
-        self.failed += 1
+    def note_failure(self, how: str) -> None:
+        self.failures[how] += 1
         self._upset_at = asyncio.get_running_loop().time()
 
     def _note_answer(self, number: int) -> None:
@@ -144,13 +149,13 @@ class Connection(asyncio.Protocol):
         length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.I)
         number = NUMBER.search(body)
         if not head.startswith(b"HTTP/1.1 200 ") or length is None:
-            self._fail()
+            self._fail("gave another status, or no length")
         elif len(body) >= int(length[1]):
             self.closing = re.search(rb"\r\nconnection: *close", head, re.I) is not None
             if number:
                 self._answer.set_result(int(number[1]))
             else:
-                self._fail()
+                self._fail("gave no number")
 
     def eof_received(self) -> None:
         self._let_go(None)
@@ -161,15 +166,15 @@ class Connection(asyncio.Protocol):
     def _let_go(self, exc: Exception | None) -> None:
         self.closing = True
         if self._answer is not None and not self._answer.done():
-            self._fail()
+            self._fail("reset" if exc else "closed without an answer")
         elif self in self._poller.kept:
             self._poller.kept[self._poller.kept.index(self)] = None
             if exc:
-                self._poller.note_failure()
+                self._poller.note_failure("idle connection reset")
             else:
                 self._poller.dropped += 1
 
-    def _fail(self) -> None:
+    def _fail(self, how: str) -> None:
         assert self._answer is not None
-        self._answer.set_exception(ConnectionResetError())
+        self._answer.set_exception(ConnectionError(how))
         self._transport.close()

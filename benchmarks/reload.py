@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -116,7 +117,7 @@ class Seen:
     medians: list[float] = field(default_factory=list)
     longest: float = 0.0
     requests: int = 0
-    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
     dropped: int = 0
     gap: float = 0.0
 
@@ -136,9 +137,11 @@ async def measure(rounds: int) -> list[Figure]:
 
 
 def _told(seen: Seen) -> str:
+    how = ", ".join(f"{count} {failure}" for failure, count in seen.failures.most_common())
     return (
-        f"{seen.medians[-1]:.0f} ms; so far at most {seen.longest:.0f} ms, {seen.failed} of {seen.requests} requests"
-        f" failed, {seen.dropped} idle connections closed unannounced, {seen.gap:.0f} ms without an answer"
+        f"{seen.medians[-1]:.0f} ms; so far at most {seen.longest:.0f} ms,"
+        f" {seen.failures.total()} of {seen.requests} requests failed{how and f' ({how})'},"
+        f" {seen.dropped} idle connections closed unannounced, {seen.gap:.0f} ms without an answer"
     )
 
 
@@ -148,7 +151,7 @@ def _figures(kind: str, seen: dict[str, Seen]) -> Iterator[Figure]:
 
     yield from of_each("save to new answer", "ms", lambda each: each.medians)
     yield from of_each("longest save to new answer", "ms", lambda each: [each.longest])
-    yield from of_each("failed requests, all rounds", "requests", lambda each: [each.failed])
+    yield from of_each("failed requests, all rounds", "requests", lambda each: [each.failures.total()])
     yield from of_each("idle connections closed unannounced", "connections", lambda each: [each.dropped])
     yield from of_each("longest time without an answer", "ms", lambda each: [each.gap])
 
@@ -170,7 +173,7 @@ async def _round(name: str, code: str, saves: int, seen: Seen) -> None:
     seen.medians.append(median(times))
     seen.longest = max(seen.longest, *times)
     seen.requests += poller.requests
-    seen.failed += poller.failed
+    seen.failures += poller.failures
     seen.dropped += poller.dropped
     seen.gap = max(seen.gap, 1000 * poller.longest_gap)
 
