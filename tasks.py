@@ -353,7 +353,7 @@ def typecheck(c: Context) -> None:
 
 @job()
 def bench(c: Context, name: str) -> None:
-    """Time it beside its peers: `start` or `throughput`."""
+    """Time it beside its peers: start, throughput, reload, logs or footprint (docs/benchmarks.md)."""
     become("-m", "benchmarks", name)
 
 

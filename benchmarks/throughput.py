@@ -18,7 +18,7 @@ import orjson
 from backend.store import bundled, graphs
 from backend.store.connection import connect
 from backend.store.upgrade import upgrade
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, side_by_side
 
 NODES = 10
 OUR_RUNS = 2000
@@ -52,7 +52,7 @@ async def _measure(dsn: str, rounds: int) -> list[Figure]:
     for _ in range(rounds):
         for name, contender in contenders.items():
             found[name].append(await contender())
-    return [Figure(name, "runs/s", values) for name, values in found.items()]
+    return side_by_side("runs/s", found)
 
 
 async def peer(name: str, dsn: str) -> float:
