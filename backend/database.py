@@ -8,6 +8,7 @@ import threading
 
 from backend.app import run_processes
 from backend.process.process import AppProcess
+from backend.process.sockets import keep, kept
 from backend.settings import Settings, take_flags
 from backend.store.bundled import Bundled, DatabaseError
 
@@ -19,12 +20,17 @@ LEVELS = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "FATAL": logging.E
 OF_NO_INTEREST = {"the database system is starting up", "the database system is shutting down"}
 
 
+# What keeps PostgreSQL running: the supervisor holds it, too.
+LINKS = ("life", "log", "lock")
+
+
 class Database(AppProcess):
     """Starts the server of DATA_DIR and ends with it."""
 
     name = "db"
     overlap = False
     _server: Bundled | None = None
+    _is_kept = False
 
     def run(self) -> None:
         settings = Settings.load()
@@ -32,13 +38,20 @@ class Database(AppProcess):
             self.ready()
             threading.Event().wait()
         self._server = Bundled(settings.data_dir, tell)
-        self._server.start()
+        links = {name: descriptor for name in LINKS if (descriptor := kept(f"postgres={name}")) is not None}
+        if len(links) < len(LINKS) or not self._server.adopt(links):
+            self._server.start()
+        for name, descriptor in self._server.links().items():
+            self._is_kept = keep(f"postgres={name}", descriptor)
         self.ready()
         status = self._server.wait()
-        raise DatabaseError(f"PostgreSQL ended by itself with status {status}: the lines above tell why.")
+        shown = "" if status is None else f" with status {status}"
+        raise DatabaseError(f"PostgreSQL ended by itself{shown}: the lines above tell why.")
 
     def cleanup(self) -> None:
-        if self._server:
+        if self._server and self.has_successor and self._is_kept:
+            self._server.leave()  # nobody loses a connection for an edit
+        elif self._server:
             self._server.stop()
 
 

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from backend.process.failure import WHERE, Failure
 from backend.process.guard import Guard, signal_group
 from backend.process.launch import Job, Launcher
 from backend.process.output import whole_lines
+from backend.process.signals import SUCCEEDED
 from backend.process.sockets import TURN
 
 # Seconds until a child that was asked to end is killed. Longer than what our own processes grant themselves.
@@ -59,7 +61,8 @@ class Child:
         self.links: dict[str, str] = {}
         # The project's files that it has read; None as long as it does not tell.
         self.files: set[str] | None = None
-        self.sockets: dict[str, socket.socket] = {}
+        # What it has given us to hold for its successor.
+        self.kept: dict[str, int] = {}
         self.pid = 0
         self.since = time.time()
         self._launcher = launcher
@@ -81,7 +84,7 @@ class Child:
         """Start `command`. A predecessor's sockets are handed over; one still at work is waited for."""
         self._inbox = _Inbox()
         self._loop.add_reader(self._inbox.socket, self._read_news)
-        handed = {name: each.fileno() for name, each in predecessor.sockets.items()} if predecessor else {}
+        handed = dict(predecessor.kept) if predecessor else {}
         theirs = None
         if predecessor and not predecessor.exited.is_set():
             theirs, self._turn = os.pipe()
@@ -120,13 +123,18 @@ class Child:
 
     async def stop(self) -> None:
         """SIGTERM to all in the group, SIGKILL to those still there after KILL_AFTER seconds, and let go of it."""
-        if not self.exited.is_set():
-            self._stopping = True
-            await self._end()
+        await self._end(signal.SIGTERM)
         self._let_go()
 
-    async def _end(self) -> None:
-        signal_group(self.pid, signal.SIGTERM)
+    async def step_aside(self) -> None:
+        """As `stop`, for a successor that waits; what it has given us to hold is held on."""
+        await self._end(SUCCEEDED)
+
+    async def _end(self, number: int) -> None:
+        if self.exited.is_set():
+            return
+        self._stopping = True
+        signal_group(self.pid, number)
         try:
             async with asyncio.timeout(KILL_AFTER):
                 await self._gone()
@@ -137,8 +145,9 @@ class Child:
 
     def close_sockets(self) -> None:
         """Give up the listening sockets: from now on connections are refused instead of waiting."""
-        while self.sockets:
-            self.sockets.popitem()[1].close()
+        for name, descriptor in list(self.kept.items()):
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.close(self.kept.pop(name))
 
     async def _gone(self) -> None:
         await self.exited.wait()
@@ -150,7 +159,8 @@ class Child:
             return
         self._loop.remove_reader(self._inbox.socket)
         self._inbox.close()
-        self.close_sockets()
+        while self.kept:
+            os.close(self.kept.popitem()[1])
         self.give_turn()
 
     async def _watch(self, end: Awaitable[int]) -> None:
@@ -174,9 +184,8 @@ class Child:
 
     def _read_news(self) -> None:
         news, descriptors = self._inbox.receive()
-        if descriptors:
-            listener = socket.socket(fileno=descriptors[0])
-            self.sockets[news.get("FDNAME", "unknown")] = listener
+        for descriptor in descriptors:
+            self._keep(news.get("FDNAME", "unknown"), descriptor)
         if "X_FILES" in news:
             self._note_files(json.loads(news["X_FILES"]))
         if "X_MODULES" in news:
@@ -190,6 +199,11 @@ class Child:
             self.links = json.loads(news.get("X_LINKS", "{}"))
             self.ready.set()
             self._parent.hear_ready(self)
+
+    def _keep(self, name: str, descriptor: int) -> None:
+        if name in self.kept:
+            os.close(self.kept[name])
+        self.kept[name] = descriptor
 
     def _note_files(self, names: Sequence[str]) -> None:
         files = self.files = self.files or set()

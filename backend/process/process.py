@@ -33,6 +33,8 @@ class AppProcess(ABC):
     name: ClassVar[str]
     # Whether a new one may begin while its predecessor still works. If not, it waits for its turn (see lifecycle.py).
     overlap: ClassVar[bool] = True
+    # Set when it is told to stop because its successor waits: what the two share may go on.
+    has_successor = False
     state: State = State.IDLE
     # Where `ready()` is told to; lifecycle.py sets it.
     on_ready: Callable[[dict[str, str]], None] = staticmethod(_tell_nobody)

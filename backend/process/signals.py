@@ -9,6 +9,8 @@ from types import FrameType
 
 from backend.process.process import AppProcess
 
+# What SIGTERM is, for one whose successor waits to take over what it keeps.
+SUCCEEDED = signal.SIGUSR2
 # Seconds a process has to end after the first signal. Shorter than what supervisors wait before they kill.
 GRACE = 8.0
 
@@ -25,6 +27,7 @@ class StopSignals:
         """Take over the signals, for the rest of this process. SIGHUP stays ignored where it is (nohup)."""
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(SUCCEEDED, self._handle)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._handle)
 
@@ -34,6 +37,9 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if number == SUCCEEDED:
+            self._process.has_successor = True
+            number = signal.SIGTERM
         if self.received is None:
             self.received = number
             self._end_after_grace()

@@ -30,7 +30,7 @@ def listen(host: str, port: int, *, setting: str) -> socket.socket:
     """
     name = f"{setting}={host.replace(':', '_')}@{port}"
     listener = _handed_over(name) or _bind(host, port, setting)
-    notify(listener, FDSTORE="1", FDNAME=name)
+    keep(name, listener.fileno())
     return listener
 
 
@@ -42,7 +42,21 @@ def url(scheme: str, listener: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def notify(*descriptors: socket.socket, **state: str) -> None:
+def keep(name: str, descriptor: int) -> bool:
+    """Have the supervisor hold a descriptor for this process's successor, who takes it by `kept`.
+
+    False where there is none who would. The name needs a `=`, which those that systemd makes up have not.
+    """
+    notify(descriptor, FDSTORE="1", FDNAME=name)
+    return "NOTIFY_SOCKET" in os.environ
+
+
+def kept(name: str) -> int | None:
+    """The descriptor that a predecessor had held under this name, or None."""
+    return _take_descriptor(name)
+
+
+def notify(*descriptors: int, **state: str) -> None:
     """Send `state` to NOTIFY_SOCKET, as sd_notify(3) does; nothing happens without one.
 
     A supervisor that is gone or a message that is too long is no reason to fail.
@@ -51,7 +65,7 @@ def notify(*descriptors: socket.socket, **state: str) -> None:
     if not address:
         return
     message = "\n".join(f"{name}={value}" for name, value in state.items()).encode()
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [each.fileno() for each in descriptors]))]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect("\0" + address[1:] if address.startswith("@") else address)
         sender.sendmsg([message], rights if descriptors else [])

@@ -147,7 +147,7 @@ class Unit(Process):
             if new.exited.is_set():
                 return new.failure or Failure(f"the new code ended with status {new.status} instead of serving.")
             if new.waiting.is_set():
-                await old.stop()
+                await old.step_aside()
                 new.waiting.clear()
                 new.give_turn()
                 deadline = time.monotonic() + READY_WITHIN
@@ -197,7 +197,7 @@ class Unit(Process):
         else:
             self.broken = True
             self._say(
-                f"{self.short_name} has ended {self.crashes} times in a row, the last time with status {current.status}:"
+                f"{self.short_name} has ended {self.crashes} times in a row, at last with status {current.status}:"
                 f" it waits for the next save, or `invoke restart {self.short_name}`"
             )
 

@@ -5,8 +5,11 @@
     server.wait()       # until it has ended by itself
     server.stop()
 
+    server.leave()      # instead: it goes on, for a process that was handed server.links() before
+    server.adopt(links)
+
 Only this user reaches it: it listens on a socket in a folder of mode 700 and on no TCP port. How it runs where we are
-root, and why it ends when we are killed, is in `unprivileged`.
+root is in `unprivileged`. It ends with the last process that holds its links: a shell waits for the end of a pipe.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import importlib.util
 import os
 import pwd
 import re
+import select
 import shutil
 import signal
 import stat
@@ -24,7 +28,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -74,6 +78,18 @@ NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 LAUNCHER = Path(__file__).with_name("unprivileged.py")
 
+# Runs PostgreSQL, and ends it when nobody holds the other end of its input any more. Its status is PostgreSQL's.
+KEEPER = """
+exec 3<&0
+"$@" </dev/null 3<&- & server=$!
+{ read -r word <&3; kill -s QUIT $server; } 2>/dev/null & watch=$!
+wait $server; status=$?
+kill -s KILL $watch
+exit $status
+"""
+# The first descriptor that sh does not use itself.
+ABOVE_SHELL = 10
+
 READY = "database system is ready to accept connections"
 
 
@@ -100,8 +116,11 @@ def remove(data_dir: Path) -> None:
     """Delete the database of a data folder. Raises DatabaseError while it is in use."""
     cluster = _cluster(data_dir)
     if cluster.exists():
-        with _take_lock(cluster):
+        lock = _take_lock(cluster)
+        try:
             shutil.rmtree(cluster)
+        finally:
+            os.close(lock)
 
 
 class Bundled:
@@ -113,15 +132,14 @@ class Bundled:
     def __init__(self, data_dir: Path, tell: Callable[[str], None] = print, *, durable: bool = True) -> None:
         self.cluster = _cluster(data_dir)
         self.durable = durable
+        self.pid: int | None = None
         self._tell = tell
-        self._process: subprocess.Popen[str] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read, name="postgres-log", daemon=True)
-        self._lock: IO[str] | None = None
+        self._log: IO[str] | None = None
+        self._life: int | None = None
+        self._lock: int | None = None
         self._stopping = False
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Make the database if there is none, start it, return when it answers. Raises DatabaseError."""
@@ -131,8 +149,8 @@ class Bundled:
             _check_version(self.cluster)
             if not self.cluster.exists():
                 _initdb(self.cluster, self._lock, durable=self.durable)
-            self._process = self._start_server(self._lock)
-            self._wait_until_ready(self._process)
+            self._start_server(self._lock)
+            self._wait_until_ready()
             self._reader.start()
         except OSError as error:
             raise DatabaseError(
@@ -140,25 +158,53 @@ class Bundled:
                 " make it usable, or set DATA_DIR to another folder."
             ) from error
 
-    def wait(self) -> int:
-        """The exit status of the server, once it has ended."""
-        assert self._process, "start() comes first"
-        return self._process.wait()
+    def links(self) -> dict[str, int]:
+        """The descriptors that keep the server running, for whoever is to adopt it."""
+        assert self._log is not None
+        assert self._life is not None
+        assert self._lock is not None
+        return {"life": self._life, "log": self._log.fileno(), "lock": self._lock}
+
+    def adopt(self, links: Mapping[str, int]) -> bool:
+        """Go on with the server that these links keep running; False (and they are closed) if it has ended."""
+        with suppress(OSError, ValueError, IndexError):
+            pid = int((self.cluster / "postmaster.pid").read_text().split()[0])
+            if _command_of(str(pid)):
+                self.pid, self._life, self._lock = pid, links["life"], links["lock"]
+                self._log = os.fdopen(links["log"], errors="replace")
+                self._reader.start()
+                return True
+        for descriptor in links.values():
+            os.close(descriptor)
+        return False
+
+    def leave(self) -> None:
+        """Have it go on without us."""
+        self._stopping = True
+
+    def wait(self) -> int | None:
+        """Wait until the server has ended; its exit status, which an adopted one tells nobody."""
+        self._wait(None)
+        return self._keeper.returncode if self._keeper else None
 
     def stop(self) -> None:
         """Let clients finish, then disconnect them, then end the server. Does nothing when it has ended."""
         self._stopping = True
-        if self._process:
-            _end(self._process)
+        if self.pid:
+            self._end(self.pid)
+        elif self._keeper:
+            self._keeper.wait()
         if self._reader.is_alive():
             self._reader.join()
         folder = _socket_folder(self.cluster)
         if folder != self.cluster:
             shutil.rmtree(folder, ignore_errors=True)
-        if self._lock:
-            self._lock.close()
+        for descriptor in (self._life, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._life = self._lock = None
 
-    def _start_server(self, lock: IO[str]) -> subprocess.Popen[str]:
+    def _start_server(self, lock: int) -> None:
         folder = _socket_folder(self.cluster)
         _remove_stale(self.cluster / "postmaster.pid", folder / f"{SOCKET}.lock")
         if folder != self.cluster:
@@ -167,46 +213,68 @@ class Bundled:
         # Relative to the cluster, where it runs: that needs no quoting and cannot be too long.
         settings["unix_socket_directories"] = "." if folder == self.cluster else str(folder)
         options = [f"--{name}={value}" for name, value in settings.items()]
-        return subprocess.Popen(
-            _command(self.cluster, "postgres", "-D", str(self.cluster), *options),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=_environment(),
-            pass_fds=[lock.fileno()],  # locked until the last of its processes is gone
-            start_new_session=True,  # Ctrl-C is for us; clients may finish before we stop the server
-        )
+        command = _command(self.cluster, "postgres", "-D", str(self.cluster), *options, parent=None)
+        theirs, self._life = os.pipe()
+        log, says = os.pipe()
+        self._log = os.fdopen(log, errors="replace")
+        try:
+            self._keeper = subprocess.Popen(
+                ["/bin/sh", "-c", KEEPER, "keeper", *command],
+                stdin=theirs,
+                stdout=says,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                pass_fds=[lock],  # locked until the last of its processes is gone
+                start_new_session=True,  # Ctrl-C is for us; clients may finish before we stop the server
+            )
+        finally:
+            os.close(theirs)
+            os.close(says)
 
-    def _wait_until_ready(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
+    def _wait_until_ready(self) -> None:
+        assert self._keeper
+        assert self._log
         said: list[str] = []
-        while line := process.stdout.readline():
+        while line := self._log.readline():
             if line.rstrip().endswith(READY):
+                self.pid = int((self.cluster / "postmaster.pid").read_text().split()[0])
                 return
             said.append(line)
-        process.stdout.close()
-        process.wait()
+        self._log.close()
+        self._keeper.wait()
         raise DatabaseError(f"the database in {self.cluster} does not start: {_reason(said)}.")
 
     def _read(self) -> None:
         """Pass on what it logs. It has to be read to the end, or the server stops at a full pipe."""
-        assert self._process
-        assert self._process.stdout
-        with self._process.stdout as lines:
+        assert self._log
+        with self._log as lines:
             for line in lines:
                 if not self._stopping:  # an ordinary stop is not worth a line
                     self._tell(line.rstrip())
 
+    def _end(self, pid: int) -> None:
+        ways = (signal.SIGTERM, WAIT_FOR_CLIENTS), (signal.SIGINT, WAIT_FOR_SHUTDOWN), (signal.SIGQUIT, None)
+        for number, patience in ways:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+            if self._wait(patience):
+                return
 
-def _end(process: subprocess.Popen[str]) -> None:
-    ways = (signal.SIGTERM, WAIT_FOR_CLIENTS), (signal.SIGINT, WAIT_FOR_SHUTDOWN), (signal.SIGQUIT, None)
-    for number, patience in ways:
-        process.send_signal(number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            return
+    def _wait(self, seconds: float | None) -> bool:
+        """Wait for the end of the server; False when it takes longer."""
+        if self._keeper:
+            with suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(seconds)
+            return self._keeper.returncode is not None
+        assert self.pid
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return bool(select.select([descriptor], [], [], seconds)[0])
+        finally:
+            os.close(descriptor)
 
 
 def _cluster(data_dir: Path) -> Path:
@@ -221,9 +289,12 @@ def _socket_folder(cluster: Path) -> Path:
     return Path("/tmp") / f"agent-server-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]}"
 
 
-def _command(folder: Path, program: str, *arguments: str) -> list[str]:
-    """`program` as a user that PostgreSQL accepts, the one to whom `folder` belongs; it ends with this process."""
-    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), str(folder)]
+def _command(folder: Path, program: str, *arguments: str, parent: int | None) -> list[str]:
+    """`program` as a user that PostgreSQL accepts, the one to whom `folder` belongs; it ends with the process `parent`.
+
+    Without one, somebody else sees to its end.
+    """
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(parent or 0), str(folder)]
     return [*launcher, str(binary(program)), *arguments]
 
 
@@ -232,8 +303,11 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
-def _take_lock(cluster: Path) -> IO[str]:
-    """Hold the lock of a database by an open file that names us. Waits a little for a killed owner's server to end."""
+def _take_lock(cluster: Path) -> int:
+    """Hold the lock of a database by a descriptor of a file that names us.
+
+    Waits a little for the server of an owner that was killed to end.
+    """
     file = cluster.with_name("postgres.lock").open("a+")
     deadline = time.monotonic() + WAIT_FOR_LOCK
     while not _locked(file):
@@ -249,7 +323,8 @@ def _take_lock(cluster: Path) -> IO[str]:
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
-    return file
+    with file:
+        return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, ABOVE_SHELL)
 
 
 def _locked(file: IO[str]) -> bool:
@@ -278,7 +353,7 @@ def _check_version(cluster: Path) -> None:
         )
 
 
-def _initdb(cluster: Path, lock: IO[str], *, durable: bool) -> None:
+def _initdb(cluster: Path, lock: int, *, durable: bool) -> None:
     """Under another name first, so that a half-made database is never taken for a whole one."""
     unfinished = cluster.with_name("postgres.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -287,14 +362,14 @@ def _initdb(cluster: Path, lock: IO[str], *, durable: bool) -> None:
     if durable and LINUX:
         how = ["--sync-method=syncfs"]  # one call instead of a thousand
     result = subprocess.run(
-        _command(unfinished, *INITDB, *how, "-D", str(unfinished)),
+        _command(unfinished, *INITDB, *how, "-D", str(unfinished), parent=os.getpid()),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         env=_environment(),
-        pass_fds=[lock.fileno()],
+        pass_fds=[lock],
     )
     if result.returncode != 0:
         shutil.rmtree(unfinished, ignore_errors=True)

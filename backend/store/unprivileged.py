@@ -1,4 +1,4 @@
-"""Becomes a program that refuses to run as root, as somebody else, and ends it with the process that started it.
+"""Becomes a program that refuses to run as root, as somebody else; it ends with the process PARENT (0: with nobody).
 
     python unprivileged.py PARENT FOLDER PROGRAM ARGUMENT…
 
@@ -22,6 +22,8 @@ CAP_DAC_OVERRIDE, CAP_SETPCAP = 1, 8
 CAPABILITY_VERSION_3 = 0x20080522
 SIGQUIT = 3  # importing signal takes 6 ms
 
+NOBODY = "0"
+
 LINUX = sys.platform == "linux"
 
 
@@ -33,10 +35,11 @@ def main(parent: str, folder: str, program: str, *arguments: str) -> None:
         _become(libc, owner, needed=(program, folder))
     elif os.geteuid() == 0 or not _has_a_name(os.geteuid()):
         _enter_user_namespace(libc)
-    if LINUX:  # last, because a change of user clears it
-        libc.prctl(PR_SET_PDEATHSIG, SIGQUIT)
-    if os.getppid() != int(parent):
-        sys.exit("the process that asked for this has ended")
+    if parent != NOBODY:
+        if LINUX:  # last, because a change of user clears it
+            libc.prctl(PR_SET_PDEATHSIG, SIGQUIT)
+        if os.getppid() != int(parent):
+            sys.exit("the process that asked for this has ended")
     os.execv(program, [program, *arguments])
 
 

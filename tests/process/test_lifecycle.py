@@ -57,8 +57,7 @@ def test_each_state_can_be_seen_from_outside(start: Start) -> None:
 
 def test_a_killed_process_is_seen_as_stopped(start: Start) -> None:
     running = start(SERVE)
-    running.until("serving")
-    assert state_of(running) == [State.RUNNING]
+    eventually(lambda: state_of(running) == [State.RUNNING])
     assert running.end(signal.SIGKILL) == 137
     assert state_of(running) == [State.STOPPED]
 

@@ -114,7 +114,7 @@ def test_news_reach_the_supervisor_with_descriptors(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
         inbox.bind(address)
         monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
-        notify(taken, FDSTORE="1", FDNAME="x")
+        notify(taken.fileno(), FDSTORE="1", FDNAME="x")
         message, descriptors, _, _ = socket.recv_fds(inbox, 1000, 1)
         assert message == b"FDSTORE=1\nFDNAME=x"
         with socket.socket(fileno=descriptors[0]) as copy:
