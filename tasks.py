@@ -311,6 +311,12 @@ def stop(c: Context) -> None:
     become("-m", "backend.control", "stop")
 
 
+@job(positional=["format"], help={"format": "systemd, supervisord or compose", "to": "folder; default: export/FORMAT"})
+def export(c: Context, format: str, to: str = "") -> None:
+    """Write what systemd, supervisord or compose need to run the Procfile: see docs/production.md."""
+    become("-m", "backend.export", format, *([f"--to={os.path.abspath(to)}"] if to else []))
+
+
 @job(help={"json": "for programs"})
 def status(c: Context, json: bool = False) -> None:
     """Show each process: its state, pid, address. Status 1 when nothing runs."""
@@ -413,7 +419,7 @@ def check_agent(c: Context, file: str) -> None:
     become("-m", "backend.agent_cli", "check", os.path.abspath(file))
 
 
-namespace = Collection(dev, start, stop, status, doctor, test, lint, format, typecheck, bench, lock, clean)
+namespace = Collection(dev, start, stop, status, doctor, export, test, lint, format, typecheck, bench, lock, clean)
 namespace.add_collection(Collection("db", upgrade, reset, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")

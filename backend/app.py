@@ -63,7 +63,7 @@ def run_procfile() -> int:
     """Run every line of the Procfile; in development with reload, in production with JSON logs."""
     try:
         settings = Settings.load()
-        commands = _procfile(Path("Procfile"))
+        commands = procfile(Path("Procfile"))
         return _run_together(commands, settings, reload=settings.app_env == "development")
     except (SettingError, CannotRun) as error:
         return _complain(error)
@@ -109,7 +109,8 @@ def _this_script(processes: Sequence[AppProcess]) -> list[Command]:
     ]
 
 
-def _procfile(path: Path) -> list[Command]:
+def procfile(path: Path) -> list[Command]:
+    """The lines of a Procfile. Raises CannotRun when there are none, or one is no line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
