@@ -1,4 +1,4 @@
-"""The commands of docs/production.md, run in their order: with a folder instead of /etc, and with ports of their own."""
+"""The commands of docs/production.md, run in their order: with a folder instead of /etc, and ports of their own."""
 
 from __future__ import annotations
 
