@@ -31,7 +31,7 @@ AS_ORDINARY_USER = [] if os.getuid() else ["unshare", "--user"]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project in a folder with an awkward name."""
-    folder = tmp_path / "my 100% [project]"
+    folder = tmp_path / "my 100%h [project]"
     folder.mkdir()
     return folder
 
@@ -100,6 +100,8 @@ def test_systemd_hands_a_foreign_command_to_the_shell_unchanged(root: Path, fold
     write(Systemd().render([special()], context(root, folder)), folder, "Written.")
     unit = understood(folder, "app-special.service")
     assert arguments_of(unit) == ["/bin/sh", "-c", SPECIAL]
+    # What it shows is not yet without $NAME; the colon says that it is not to look for any.
+    assert "\nExecStart=:" in (folder / "app-special.service").read_text()
     environment = dict(value.split("=", 1) for value in unit["Environment"])
     assert environment["GREETING"] == GREETING
     assert unit["WorkingDirectory"] == [str(root)]
@@ -248,8 +250,8 @@ def test_only_files_of_this_making_are_overwritten(root: Path, folder: Path) -> 
     files = list(Systemd().render([special()], context(root, folder)))
     write(files, folder, "Written.")
     write(files, folder, "Written.")
-    (folder / "app.target").write_text("[Unit]\n")
-    (folder / "app-special.service").write_text("# Written.\nold\n")
-    with pytest.raises(ExportError, match=r"app\.target is not of this command's making"):
+    (folder / "app.target").write_text("# Written.\nold\n")
+    (folder / "app-special.service").write_text("[Unit]\n")
+    with pytest.raises(ExportError, match=r"app-special\.service is not of this command's making"):
         write(files, folder, "Written.")
-    assert (folder / "app-special.service").read_text() == "# Written.\nold\n", "nothing is written by halves"
+    assert (folder / "app.target").read_text() == "# Written.\nold\n", "nothing is written by halves"
