@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,9 +103,12 @@ def test_the_commands_for_supervisord_start_show_and_end_everything(shell: Shell
         shown = until(lambda: (text := shell.run(f"{status} || true")).count("RUNNING") == len(PROCESSES) and text)
         assert {line.split()[0] for line in shown.splitlines()} == PROCESSES
         shell.run(status)
-    finally:
         shell.run(shutdown)
         until(lambda: processes_with(shell.variables) == [])
+    finally:
+        for pid in processes_with(shell.variables):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 def answers(address: str) -> bool:
