@@ -89,9 +89,9 @@ def set_up(level: int) -> bool:
             return True
         began = time.monotonic()
         found = intact_stamp()
-        STAMP.unlink(missing_ok=True)
         if found is None:
             make_venv()
+        STAMP.unlink(missing_ok=True)
         level = max(level, found["level"] if found else 0)
         install(level, lock)
         write_stamp(level)
@@ -153,6 +153,8 @@ def only_one() -> Generator[int]:
 
 
 def make_venv() -> None:
+    if VENV.is_symlink():
+        raise SetUpError(f"{VENV} is a link to another place's packages: remove the link, and run this again.")
     if VENV.exists():
         say("Making .venv anew: it is incomplete, or was made elsewhere.")
         shutil.rmtree(VENV)
@@ -311,6 +313,12 @@ def stop(c: Context) -> None:
     become("-m", "backend.control", "stop")
 
 
+@job(positional=["format"], help={"format": "systemd, supervisord or compose", "to": "folder; default: export/FORMAT"})
+def export(c: Context, format: str, to: str = "") -> None:
+    """Write what systemd, supervisord or compose need to run the Procfile: see docs/production.md."""
+    become("-m", "backend.export", format, *([f"--to={os.path.abspath(to)}"] if to else []))
+
+
 @job(help={"json": "for programs"})
 def status(c: Context, json: bool = False) -> None:
     """Show each process: its state, pid, address. Status 1 when nothing runs."""
@@ -413,7 +421,7 @@ def check_agent(c: Context, file: str) -> None:
     become("-m", "backend.agent_cli", "check", os.path.abspath(file))
 
 
-namespace = Collection(dev, start, stop, status, doctor, test, lint, format, typecheck, bench, lock, clean)
+namespace = Collection(dev, start, stop, status, doctor, export, test, lint, format, typecheck, bench, lock, clean)
 namespace.add_collection(Collection("db", upgrade, reset, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")

@@ -55,7 +55,7 @@ def run_procfile() -> int:
     """Run every line of the Procfile; in development with reload, in production with JSON logs."""
     try:
         settings = Settings.load()
-        return _run_together(_procfile, settings, reload=settings.app_env == "development")
+        return _run_together(listed, settings, reload=settings.app_env == "development")
     except (SettingError, CannotRun, ProcfileError) as error:
         return _complain(error)
 
@@ -75,13 +75,13 @@ def _run_here(process: AppProcess, settings: Settings) -> int:
 def _run_together(commands: Callable[[], Sequence[Command]], settings: Settings, *, reload: bool) -> int:
     from backend.process.supervisor import Supervisor  # noqa: PLC0415 - honcho: a single process does without
 
-    listed = commands()
+    begun = commands()
     folder = _run_folder(settings)
     with _only_one(folder) as record:
         supervisor = Supervisor(_welcome, as_json=settings.app_env == "production", folder=folder)
         if reload:
             supervisor.reload(Path.cwd(), [settings.data_dir.absolute()], commands)
-        for command in listed:
+        for command in begun:
             supervisor.add(command)
         record.write(State.RUNNING)
         status = supervisor.run()
@@ -102,7 +102,8 @@ def _this_script(processes: Sequence[AppProcess]) -> list[Command]:
     ]
 
 
-def _procfile() -> list[Command]:
+def listed() -> list[Command]:
+    """What the Procfile lists. Raises ProcfileError."""
     # honcho gives .env to every process; ours read it by themselves, as they may run without a supervisor, too.
     given = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     lines = {f"{name}.1": line for name, line in procfile.read(Path("Procfile")).items()}

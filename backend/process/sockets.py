@@ -114,7 +114,7 @@ def handed_over_names() -> list[str]:
 
 def _bind(host: str, port: int, setting: str) -> socket.socket:
     try:
-        family, address = _resolve(host, port)
+        family, address = resolve(host, port)
     except OSError as error:
         raise SocketError(_no_such_host(host, setting, error)) from error
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -128,8 +128,11 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
     return listener
 
 
-def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
-    """The first address of `host`, IPv4 before IPv6: `localhost` is where people and browsers look for it."""
+def resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str | int | bytes, ...]]:
+    """The first address of `host`, IPv4 before IPv6: `localhost` is where people and browsers look for it.
+
+    Raises OSError when the name is unknown.
+    """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = sorted(found, key=lambda each: each[0] != socket.AF_INET)[0]
     return family, address

@@ -1,0 +1,16 @@
+from collections.abc import Iterable
+from typing import Any
+
+import jinja2
+
+class File:
+    name: str
+    content: str
+    executable: bool
+    def __init__(self, name: str, content: str, executable: bool = ...) -> None: ...
+
+class BaseExport:
+    def __init__(self, template_dir: str | None = ..., template_env: jinja2.Environment | None = ...) -> None: ...
+    def get_template(self, path: str) -> jinja2.Template: ...
+    def get_template_loader(self) -> jinja2.BaseLoader: ...
+    def render(self, processes: Any, context: dict[str, Any]) -> Iterable[File]: ...

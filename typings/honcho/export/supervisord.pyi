@@ -1,0 +1,3 @@
+from honcho.export.base import BaseExport
+
+class Export(BaseExport): ...
