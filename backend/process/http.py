@@ -6,16 +6,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 # Seconds that open requests and streams have to end; then they are cut.
 DRAIN = 3
-# Seconds between the last accepted connection and the end of idle ones: uvicorn takes one that was just accepted, its
-# request still unread, for idle and would reset it.
-LINGER = 0.05
+# Seconds that connections without a request are kept after the last was accepted: one may just be on its way. Whoever
+# gets an answer in that time is told that it is the last on this connection.
+LINGER = 0.25
+LOOK_EVERY = 0.01
 
 log = logging.getLogger("uvicorn.error")
 
@@ -33,14 +35,14 @@ async def serve_asgi(
     An error in the start of the lifespan is raised as it is. Open streams do not hold the end up for longer than
     DRAIN seconds.
     """
-    lifespan = _Lifespan(app)
-    server = _Server(_config(lifespan, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
+    guarded = _Guarded(app, stopping)
+    server = _Server(_config(guarded, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
     server.on_ready = on_ready
     watcher = asyncio.ensure_future(_stop_server(server, stopping))
     try:
         await server.serve(sockets=[listener])
     except SystemExit:  # uvicorn's answer to a lifespan that failed
-        raise lifespan.error or RuntimeError("the application did not start") from None
+        raise guarded.error or RuntimeError("the application did not start") from None
     finally:
         watcher.cancel()
         listener.close()
@@ -58,8 +60,9 @@ def _config(app: Application, *, access_log: bool) -> uvicorn.Config:
     )
 
 
-async def _stop_server(server: uvicorn.Server, stopping: asyncio.Event) -> None:
+async def _stop_server(server: _Server, stopping: asyncio.Event) -> None:
     await stopping.wait()
+    server.stop_accepting()
     server.should_exit = True
 
 
@@ -71,10 +74,16 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return nullcontext()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    def stop_accepting(self) -> None:
+        """At once: uvicorn itself looks ten times a second whether it should."""
         for server in self.servers:
             server.close()
-        await asyncio.sleep(LINGER)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while self.server_state.connections:  # noqa: ASYNC110 - their end is no event
+                    await asyncio.sleep(LOOK_EVERY)
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -86,17 +95,27 @@ class _Server(uvicorn.Server):
         self.on_ready()
 
 
-class _Lifespan:
-    """Keeps what the lifespan raised, which uvicorn only logs."""
+class _Guarded:
+    """Keeps what the lifespan raised, which uvicorn only logs, and announces the end of connections."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, stopping: asyncio.Event) -> None:
         self.error: BaseException | None = None
         self._app = app
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except BaseException as error:
-            if scope["type"] == "lifespan":
+        if scope["type"] == "http":
+            await self._app(scope, receive, partial(self._send, send))
+        elif scope["type"] == "lifespan":
+            try:
+                await self._app(scope, receive, send)
+            except BaseException as error:
                 self.error = error
-            raise
+                raise
+        else:
+            await self._app(scope, receive, send)
+
+    async def _send(self, send: Send, message: Scope) -> None:
+        if message["type"] == "http.response.start" and self._stopping.is_set():
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
