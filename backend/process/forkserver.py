@@ -3,7 +3,8 @@
 It is a script of its own, so that none of the project's modules is loaded before a fork. It speaks JSON over the
 seqpacket socket DESCRIPTOR with launch.py, which starts it:
 
-    <- {"import": [names]}                              import these: at once the first time, later when idle
+    <- {"import": [names], "ahead": bool}               import these, first of all; fork one ahead of each start
+    <- {"import": [names]}                              import these, too, when there is nothing else to do
     <- {"start": id, "argv", "env", "cwd", "handed"}    and descriptors: its output, then those to be handed over
     -> {"id": id, "pid": pid}                           from the fork, once it is in a session of its own
     -> {"id": id, "status": status}                     it has ended; negative: by a signal
@@ -35,13 +36,17 @@ PR_SET_PDEATHSIG = 1
 FIRST_FD = 3
 # Free descriptors from here on are used to sort handed-over ones into place.
 SPARE_FD = 64
+# Seconds without anything to do until one is forked ahead: the one before it gets ready in that time.
+AHEAD_AFTER = 0.1
+# The id of a fork that has no job yet.
+NOBODY = 0
 # Bytes: what a message may have at most, and how many descriptors come with it.
 LONGEST_MESSAGE = 1_048_576
 MOST_DESCRIPTORS = 64
 
 
 class ForkServer:
-    """Imports, forks, and tells of the ends of its forks."""
+    """Imports, forks, and tells of the ends of its forks. One is forked ahead, if wanted, and waits for its job."""
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -51,15 +56,19 @@ class ForkServer:
         self._selector = selectors.PollSelector()
         self._selector.register(link, selectors.EVENT_READ)
         self._to_import: list[str] = []
-        self._forks: dict[int, tuple[int, int]] = {}  # pidfd -> id, pid
+        self._forks: dict[int, tuple[int, int]] = {}  # pidfd -> pid, id
+        self._ahead = False
+        self._spare: tuple[socket.socket, int] | None = None  # its link, its pidfd
 
     def serve(self) -> list[str] | None:
         """Serve until the other end is closed (None); in a fork, return the command it is to run."""
-        self._to_import = json.loads(self._link.recv(LONGEST_MESSAGE) or "{}").get("import", [])
+        begin = json.loads(self._link.recv(LONGEST_MESSAGE) or "{}")
+        self._to_import = begin.get("import", [])
+        self._ahead = begin.get("ahead", False)
         while self._to_import:
             self._import_next()
         while True:
-            ready = self._selector.select(0 if self._to_import else None)
+            ready = self._selector.select(self._patience())
             for key, _ in ready:
                 if key.fileobj is not self._link:
                     self._bury(key.fd)
@@ -67,11 +76,18 @@ class ForkServer:
                 message, descriptors, _, _ = socket.recv_fds(self._link, LONGEST_MESSAGE, MOST_DESCRIPTORS)
                 if not message:
                     return None
-                argv = self._obey(json.loads(message), descriptors)
+                argv = self._obey(message, descriptors)
                 if argv:
                     return argv
             if not ready and self._to_import:
                 self._import_next()
+            elif not ready and (argv := self._fork_ahead()):
+                return argv
+
+    def _patience(self) -> float | None:
+        if self._to_import:
+            return 0
+        return AHEAD_AFTER if self._ahead and not self._spare and not _has_threads() else None
 
     def _import_next(self) -> None:
         name = self._to_import.pop(0)
@@ -84,19 +100,19 @@ class ForkServer:
             gc.collect()
             gc.freeze()  # what forks share stays shared: their collections leave it alone
 
-    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> list[str] | None:
-        if "import" in message:
-            self._to_import.extend(message["import"])
-            return None
-        number = message["start"]
+    def _obey(self, message: bytes, descriptors: list[int]) -> list[str] | None:
+        """In a fork: the command it is to run."""
+        told = json.loads(message)
         try:
-            if _has_threads():
-                self._tell(id=number, refused="it has threads")
-            elif self._fork(number):
-                self._become(message, descriptors)
-                self._tell(id=number, pid=os.getpid())
-                self._link.close()
-                return message["argv"]
+            if "import" in told:
+                self._to_import.extend(told["import"])
+                self._dismiss_spare()
+            elif self._spare:
+                self._send_spare(told["start"], message, descriptors)
+            elif _has_threads():
+                self._tell(id=told["start"], refused="it has threads")
+            elif self._fork(told["start"]):
+                return self._become(told, descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -106,25 +122,55 @@ class ForkServer:
         """True in the fork."""
         pid = os.fork()
         if pid == 0:
+            self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != self._pid:  # it died before the line above
+                os._exit(1)
             return True
         pidfd = os.pidfd_open(pid)
-        self._forks[pidfd] = number, pid
+        self._forks[pidfd] = pid, number
         self._selector.register(pidfd, selectors.EVENT_READ)
         return False
 
+    def _fork_ahead(self) -> list[str] | None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_MESSAGE)
+        if not self._fork(NOBODY):
+            theirs.close()
+            self._spare = ours, next(reversed(self._forks))
+            return None
+        ours.close()
+        message, descriptors, _, _ = socket.recv_fds(theirs, LONGEST_MESSAGE, MOST_DESCRIPTORS)
+        theirs.close()
+        if not message:
+            os._exit(0)
+        return self._become(json.loads(message), descriptors)
+
+    def _send_spare(self, number: int, message: bytes, descriptors: list[int]) -> None:
+        assert self._spare
+        link, pidfd = self._spare
+        self._spare = None
+        self._forks[pidfd] = self._forks[pidfd][0], number
+        with link, suppress(OSError):  # it was killed: its end is told
+            socket.send_fds(link, [message], descriptors)
+
+    def _dismiss_spare(self) -> None:
+        if self._spare:
+            self._spare[0].close()
+            self._spare = None
+
     def _bury(self, pidfd: int) -> None:
-        number, pid = self._forks.pop(pidfd)
+        pid, number = self._forks.pop(pidfd)
         self._selector.unregister(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
-        self._tell(id=number, status=os.waitstatus_to_exitcode(status))
+        if self._spare and self._spare[1] == pidfd:
+            self._dismiss_spare()
+        if number != NOBODY:
+            self._tell(id=number, status=os.waitstatus_to_exitcode(status))
 
-    def _become(self, message: dict[str, Any], descriptors: list[int]) -> None:
+    def _become(self, message: dict[str, Any], descriptors: list[int]) -> list[str]:
         """In the fork: be as if started anew, with an environment, a folder and descriptors of its own."""
         os.setsid()
-        self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != self._pid:  # it died before the line above
-            os._exit(1)
         for pidfd in self._forks:
             os.close(pidfd)
         handed: list[str] = message["handed"]
@@ -144,6 +190,9 @@ class ForkServer:
             os.close(descriptor)
         _forget_random_state()
         gc.enable()
+        self._tell(id=message["start"], pid=os.getpid())
+        self._link.close()
+        return message["argv"]
 
     def _tell(self, **message: Any) -> None:
         with suppress(OSError):  # nobody listens any more: the end comes with the next look

@@ -129,7 +129,7 @@ class Fork:
 class ForkServer:
     """The other end of forkserver.py, in the event loop of its thread. When it dies, so do its forks."""
 
-    def __init__(self, guard: Guard, modules: Sequence[str], on_unsafe: Callable[[str], None]) -> None:
+    def __init__(self, guard: Guard, modules: Sequence[str], on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
         self._guard = guard
         self._on_unsafe = on_unsafe
         self._forks: dict[int, Fork] = {}
@@ -148,7 +148,7 @@ class ForkServer:
                 preexec_fn=die_with_parent(os.getpid()),
             )
         guard.add(self._process.pid)
-        self._say({"import": list(modules)})
+        self._say({"import": list(modules), "ahead": ahead})
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -220,10 +220,14 @@ class ForkServer:
 
 
 class Launcher:
-    """Starts jobs, by a fork server where it helps. What is to be imported is kept in the file `memory`."""
+    """Starts jobs, by a fork server if `fork`, which keeps one ready if `ahead`.
 
-    def __init__(self, guard: Guard, memory: Path | None, *, fork: bool = CAN_FORK) -> None:
+    What is to be imported beforehand is kept in the file `memory`.
+    """
+
+    def __init__(self, guard: Guard, memory: Path | None, *, fork: bool, ahead: bool) -> None:
         self._guard = guard
+        self._ahead = ahead
         self._memory = Memory(memory)
         self._fork = fork
         self._server = self._new_server() if fork else None
@@ -255,7 +259,7 @@ class Launcher:
             self._server.retire()
 
     def _new_server(self) -> ForkServer:
-        return ForkServer(self._guard, self._memory.modules, self._note_unsafe)
+        return ForkServer(self._guard, self._memory.modules, self._note_unsafe, ahead=self._ahead)
 
     def _note_unsafe(self, module: str) -> None:
         self._memory.exclude(module)

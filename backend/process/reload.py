@@ -48,7 +48,8 @@ class Reload:
         self._news = asyncio.Event()
         self._installed = False
         # What no process can take in while the supervisor itself runs on.
-        loaded = [Path(file) for module in list(sys.modules.values()) if (file := _file_of(module))]
+        package = (__package__ or "").partition(".")[0]
+        loaded = [Path(str(m.__file__)) for name, m in sys.modules.items() if name.partition(".")[0] == package]
         self._own = {str(path.relative_to(root)) for path in loaded if path.is_relative_to(root)}
 
     async def forever(self) -> None:
@@ -136,10 +137,12 @@ class Reload:
     def _show(self, saved: set[str], results: Sequence[Exchange], seconds: float) -> None:
         done = [each.unit.short_name for each in results if each.done]
         if done:
-            what = min(saved, default="packages") if len(saved) <= 1 else f"{len(saved)} files"
+            read = {name for name in saved if any(name in (unit.files or ()) for unit in self._crew.units())} or saved
+            what = min(read, default="packages") if len(read) <= 1 else f"{len(read)} files"
             self._crew.say(f"Reloaded {_and(done)} in {seconds * 1000:.0f} ms ({what}).")
         self.show_failures({each.unit: each.failure for each in results if each.failure})
         if own := sorted(saved & self._own):
+            self._own -= saved  # once is enough
             self._crew.say(f"This supervisor itself takes {_and(own)} in at its next start.")
 
     def show_failures(self, failures: Mapping[Unit, Failure]) -> None:
@@ -159,10 +162,6 @@ def _and(names: Sequence[str]) -> str:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in Path(name).parts) and name != ".env"
-
-
-def _file_of(module: object) -> str | None:
-    return getattr(module, "__file__", None)
 
 
 def _forget_compiled(path: Path) -> None:

@@ -170,7 +170,7 @@ class Supervisor(Manager):
         self._crew = asyncio.get_running_loop()
         if self._terminating:  # a signal was faster
             self.stopping.set()
-        self.launcher = Launcher(self.guard, self._memory, fork=self._fork)
+        self.launcher = Launcher(self.guard, self._memory, fork=self._fork, ahead=self._reload is not None)
         watching = asyncio.create_task(self._reload.forever()) if self._reload else None
         try:
             async with asyncio.TaskGroup() as self._lives:

@@ -72,7 +72,7 @@ class Tracker:
 
     def _relative(self, path: object) -> str | None:
         """The name below the root of a file that people edit; None for any other."""
-        if not isinstance(path, str):
+        if not isinstance(path, str) or (path[:1] == "/" and not path.startswith(self._root[:-1])):
             return None
         full = os.path.abspath(path)
         if full.endswith(".pyc"):

@@ -127,6 +127,11 @@ class Unit(Process):
             return Exchange(self, done=False, failure=failure)
 
     @property
+    def files(self) -> set[str] | None:
+        """Which files of the project it has read, as far as it has told."""
+        return self.current.files if self.current else None
+
+    @property
     def serves(self) -> bool:
         return self.current is not None and self.current.ready.is_set() and not self.current.exited.is_set()
 
