@@ -1,5 +1,7 @@
 """A process that has imported packages, and of which others are forks: `python -P forkserver.py DESCRIPTOR`.
 
+Where there are no forks, `python -P forkserver.py - ARGUMENT…` is what a fork with these arguments would be.
+
 It is a script of its own, so that none of the project's modules is loaded before a fork. It speaks JSON over the
 seqpacket socket DESCRIPTOR with launch.py, which starts it:
 
@@ -216,44 +218,42 @@ def _forget_random_state() -> None:
         numpy.seed()  # pyright: ignore
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str], *, forked: bool) -> None:
     """Be `python *argv`: `-m module …`, `-c code …` or `script.py …`."""
     kind, *rest = argv
+    folders = {"-m": os.getcwd(), "-c": ""}
+    sys.path.insert(0, folders.get(kind, os.path.dirname(os.path.abspath(kind))))
     sys.orig_argv = [sys.executable, *argv]
+    sys.argv = rest if kind == "-m" else ["-c", *rest[1:]] if kind == "-c" else list(argv)
+    _track(forked=forked)
     if kind == "-m":
-        sys.argv = rest
-        sys.path.insert(0, os.getcwd())
-        _track()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
-        sys.argv = ["-c", *rest[1:]]
-        sys.path.insert(0, "")
-        _track()
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.argv = list(argv)
-        sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
-        _track()
         runpy.run_path(kind, run_name="__main__")
 
 
-def _track() -> None:
+def _track(*, forked: bool) -> None:
     from backend.process import tracking  # noqa: PLC0415 - the project's, so only now
     from backend.process.failure import answer_where  # noqa: PLC0415
 
-    tracking.note_fork()
+    if forked:
+        tracking.note_fork()
     tracking.track()
     answer_where(Path.cwd())
 
 
 def main() -> None:
-    # Imports leave little garbage, and what moves least is shared longest.
-    gc.disable()
-    argv = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+    forked = sys.argv[1] != "-"
+    argv: Sequence[str] | None = sys.argv[2:]
+    if forked:
+        gc.disable()  # imports leave little garbage, and what moves least is shared longest
+        argv = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
     if argv is None:
         os._exit(0)  # without taking apart all that was imported
     try:
-        run(argv)
+        run(argv, forked=forked)
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:

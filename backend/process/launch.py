@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from backend.process import forkserver
 from backend.process.forkserver import FIRST_FD, LONGEST_MESSAGE, SPARE_FD
 from backend.process.guard import Guard
 from backend.process.orphans import die_with_parent
+from backend.process.tracking import RELOAD_ROOT
 
 # A fork server lives in Linux only: elsewhere a fork of an interpreter is not safe, or there is none.
 CAN_FORK = sys.platform == "linux"
@@ -52,9 +54,12 @@ class Launched(Protocol):
 
 
 class Plain:
-    """A process started by sh."""
+    """A process started by sh; one that is to tell what it reads, by way of the part of the fork server that does."""
 
     def __init__(self, job: Job) -> None:
+        command = job.command
+        if job.argv and RELOAD_ROOT in job.env:
+            command = f"exec {shlex.join([sys.executable, '-P', forkserver.__file__, '-', *job.argv])}"
         die = die_with_parent(os.getpid())
         places = range(FIRST_FD, FIRST_FD + len(job.handed))
 
@@ -67,7 +72,7 @@ class Plain:
         handed = {"LISTEN_FDS": str(len(places)), "LISTEN_FDNAMES": ":".join(job.handed)} if places else {}
         with _taken(places):
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", f"{'export LISTEN_PID=$$' if places else ''}\n{job.command}"],
+                ["/bin/sh", "-c", f"{'export LISTEN_PID=$$' if places else ''}\n{command}"],
                 stdin=subprocess.DEVNULL,
                 stdout=job.output,
                 stderr=subprocess.STDOUT,
