@@ -209,7 +209,7 @@ async def _events(client: aiohttp.ClientSession, run_id: str) -> AsyncIterator[E
 
 
 def _titles(graph: dict[str, Any]) -> dict[str, str]:
-    names = {id: spec.name.removesuffix("Block") for id, spec in registry.catalogue().items()}
+    names = {id: block.name.removesuffix("Block") for id, block in registry.blocks().items()}
     return {
         node["id"]: str(node["metadata"].get("customized_name") or names.get(node["block_id"]) or node["block_id"])
         for node in graph["nodes"]

@@ -49,7 +49,7 @@ class AgentServer(AsyncAppProcess):
 
 def build_app(services: Services) -> FastAPI:
     """The whole API as an ASGI app."""
-    registry.catalogue()  # imports the blocks: now, not in the first request
+    registry.blocks()  # imports them: now, not in the first request
     app = FastAPI(
         title="Agent server",
         summary="Stores agents, runs them durably, and streams their progress.",

@@ -30,6 +30,11 @@ from backend.store.runs import StoredRun
 HEARTBEAT_EVERY = DEAD_AFTER / 5
 # Seconds after which the queue is looked at even if no notification came.
 LOOK_EVERY = 5.0
+# Seconds, once the executor is told to stop: for nodes at work to finish, then to write what is left, then to leave and
+# to close the connections. Together less than the process is given (process/signals.py).
+FINISH_WITHIN = 5.0
+WRITE_WITHIN = 1.0
+LEAVE_WITHIN = 0.75
 # Runs taken from the queue at once: enough to fill a round trip, few enough to leave some to the other executors.
 CLAIM_AT_ONCE = 32
 
@@ -39,7 +44,7 @@ log = structlog.get_logger()
 
 
 class Executor(AsyncAppProcess):
-    """Runs up to NUM_GRAPH_WORKERS graphs at a time; told to stop, it puts its runs back for others to go on with."""
+    """Runs up to NUM_GRAPH_WORKERS graphs at a time; told to stop, it hands them over as soon as no node works."""
 
     name = "executor"
 
@@ -55,7 +60,9 @@ class Executor(AsyncAppProcess):
         finally:
             await worker.leave()
             await close_resources()
-            await pool.close()
+            with suppress(TimeoutError):  # a database that does not answer; the pool then cuts its connections
+                async with asyncio.timeout(LEAVE_WITHIN):
+                    await pool.close()
 
 
 class Worker:
@@ -69,32 +76,62 @@ class Worker:
         self._journal = Journal(pool)
         self._plans = Plans(pool)
         self._runs: dict[UUID, Run] = {}
+        # Set when there may be something to claim, or less to wait for.
         self._look = asyncio.Event()
+        self._leaving = False
+        self._database_away = False
+        # Whether a claim failed: it may have been done all the same, or its runs could not be begun.
+        self._unsure = False
 
     async def join(self) -> None:
         """Tell the others that this executor is there; only then may it claim."""
         await executors.beat(self._pool, self.id, self._name)
 
     async def work(self, dsn: str, stopping: asyncio.Event) -> None:
+        """Claim runs and work on them until `stopping` is set, then hand them over."""
         async with asyncio.TaskGroup() as group:
-            tasks = [
+            claiming = group.create_task(self._claim_until_leaving())
+            helpers = [
                 group.create_task(self._journal.write_forever()),
                 group.create_task(self._beat_forever()),
-                group.create_task(self._claim_forever()),
                 group.create_task(listen(dsn, (runs.QUEUED, runs.STOP), self._hear)),
             ]
             await stopping.wait()
-            for task in tasks[1:]:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FINISH_WITHIN):
+                    await self._hand_over(claiming)
+            if self._runs:
+                log.info("runs are handed over with nodes that did not finish", runs=len(self._runs))
+                self._abandon_all()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WRITE_WITHIN):
+                    await self._journal.drain()
+            for task in (claiming, *helpers):
                 task.cancel()
-            self._abandon_all()
-            await self._journal.drain()
-            tasks[0].cancel()
 
     async def leave(self) -> None:
-        """Hand over: the runs go back to the queue, and on in another executor."""
+        """Put back what this executor still owns and say that it is gone.
+
+        While the database is away nothing can be said; the scheduler will miss the heartbeat.
+        """
         self._abandon_all()
-        await runs.release(self._pool, self.id)
-        await executors.leave(self._pool, self.id)
+        try:
+            async with asyncio.timeout(LEAVE_WITHIN):
+                await runs.release(self._pool, self.id)
+                await executors.leave(self._pool, self.id)
+        except PASSING as error:
+            log.warning("the database is away", error=str(error))
+
+    async def _hand_over(self, claiming: asyncio.Task[None]) -> None:
+        self._leaving = True
+        self._look.set()
+        for run in list(self._runs.values()):
+            run.hand_over()
+        await claiming
+        # Without a database nothing that a node still does would be kept.
+        while self._runs and not self._database_away:
+            self._look.clear()
+            await self._look.wait()
 
     def _abandon_all(self) -> None:
         for run in list(self._runs.values()):
@@ -112,31 +149,39 @@ class Worker:
 
     async def _beat_forever(self) -> None:
         while True:
-            with suppress(*PASSING):
+            try:
                 await executors.beat(self._pool, self.id, self._name)
                 for run_id in await runs.to_be_stopped(self._pool, self.id):
                     self._stop(run_id)
+                self._database_away = False
+            except PASSING:
+                self._database_away = True
+                self._look.set()
             await asyncio.sleep(HEARTBEAT_EVERY)
 
-    async def _claim_forever(self) -> None:
-        while True:
+    async def _claim_until_leaving(self) -> None:
+        while not self._leaving:
             self._look.clear()
             wanted = min(self._settings.num_graph_workers - len(self._runs), CLAIM_AT_ONCE)
-            if wanted > 0 and await self._claim(wanted) == wanted:
-                continue
+            pause = LOOK_EVERY
+            try:
+                if wanted > 0 and await self._claim(wanted) == wanted:
+                    continue
+            except PASSING as error:
+                log.warning("the database is away", error=str(error))
+                self._unsure = True
+                pause = HEARTBEAT_EVERY
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
+                async with asyncio.timeout(pause):
                     await self._look.wait()
 
     async def _claim(self, wanted: int) -> int:
-        try:
-            claimed = await runs.claim(self._pool, self.id, wanted)
-            for stored in claimed:
-                await self._begin(stored)
-        except PASSING as error:
-            log.warning("the database is away", error=str(error))
-            await asyncio.sleep(HEARTBEAT_EVERY)
-            return wanted
+        if self._unsure:
+            await runs.release(self._pool, self.id, but=list(self._runs))
+            self._unsure = False
+        claimed = await runs.claim(self._pool, self.id, wanted)
+        for stored in claimed:
+            await self._begin(stored)
         return len(claimed)
 
     async def _begin(self, stored: StoredRun) -> None:
@@ -146,14 +191,19 @@ class Worker:
             plan = await self._plans.get(stored.graph_id, stored.graph_version)
         except CannotPlan as error:
             return self._refuse(stored, history[-1].number + 1, str(error))
-        run = Run(stored, plan, self._journal, self._settings.trusted_hosts, lambda: self._forget(stored.id))
-        self._runs[stored.id] = run
+        if self._leaving:
+            return self._journal.append(Entry(stored.id, stored.attempt, [], "QUEUED"), lambda _: None)
+        run = Run(stored, plan, self._journal, self._settings.trusted_hosts, lambda: self._forget(run))
+        if earlier := self._runs.get(run.id):
+            earlier.abandon()  # we slept for so long that the run was rescued from us, and now it is ours again
+        self._runs[run.id] = run
         run.begin(history)
 
     def _refuse(self, stored: StoredRun, number: int, error: str) -> None:
         failed = Event(number, "run.failed", orjson.dumps({"error": error}).decode())
         self._journal.append(Entry(stored.id, stored.attempt, [failed], "FAILED", error), lambda _: None)
 
-    def _forget(self, run_id: UUID) -> None:
-        self._runs.pop(run_id, None)
+    def _forget(self, run: Run) -> None:
+        if self._runs.get(run.id) is run:
+            del self._runs[run.id]
         self._look.set()

@@ -38,6 +38,7 @@ class Journal:
         await self._idle.wait()
 
     async def write_forever(self) -> None:
+        await self._append([])  # the first statement takes many times longer: not when a run waits for it
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -38,7 +38,8 @@ class ValueRefused(Exception):
 
 
 class Run:
-    """One attempt at a run. It ends by itself, by `stop`, or without a trace by `abandon`; then `ended` is called."""
+    """One attempt at a run. It ends by itself, by `stop`, by `hand_over`, or without a trace by `abandon`; at its end
+    `ended` is called."""
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Run:
         self._unwritten = 0
         self._room = asyncio.Event()
         self._over = False
+        self._leaving = False
         self._failure: str | None = None
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
         self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -71,7 +73,8 @@ class Run:
     def begin(self, events: Iterable[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
         self._ready.extend(self._replay(events))
-        first = "run.started" if self._stored.attempt == 1 else "run.resumed"
+        # Not by the attempt: an earlier one may have let go of the run before it wrote anything.
+        first = "run.started" if self._number == 1 else "run.resumed"
         self._write([self._event(first, {"attempt": self._stored.attempt})])
         if self._stored.stop_requested:
             return self.stop()
@@ -83,6 +86,11 @@ class Run:
             return
         events = [self._node_event("node.terminated", self._open[number]) for number in self._tasks]
         self._end([*events, self._event("run.terminated", {})], "TERMINATED", None)
+
+    def hand_over(self) -> None:
+        """Begin no more nodes; once those that work have finished and are written, put the run back into the queue."""
+        self._leaving = True
+        self._go_on()
 
     def abandon(self) -> None:
         """Let go of the run without a word: it belongs to another executor, or will."""
@@ -109,9 +117,13 @@ class Run:
         return list(todo.values())
 
     def _go_on(self) -> None:
-        while self._ready and len(self._tasks) < MAX_WORKING:
+        while self._ready and len(self._tasks) < MAX_WORKING and not self._leaving:
             self._start(self._ready.popleft())
-        if not self._open and not self._over:
+        if self._open or self._over:
+            return
+        if self._ready:
+            self._end([], "QUEUED", None)
+        else:
             self._finish()
 
     def _start(self, inputs: NodeInputs) -> None:

@@ -32,7 +32,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one attempt at a run wants written at once: events, and the end of the run if this is it."""
+    """What one attempt at a run wants written at once: events, and a status if with it this attempt lets go of the run:
+    one of the ends, or QUEUED for another executor to go on."""
 
     run_id: UUID
     attempt: int
@@ -44,11 +45,14 @@ class Entry:
 async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
     """Write entries of many runs in one transaction and notify their readers.
 
-    An entry whose attempt no longer owns its run is not written. Returns the ids of the runs that were written to.
+    An entry whose attempt no longer owns its run is not written. A run that goes back to the queue wakes the executors.
+    Returns the ids of the runs that were written to.
     """
-    rows = [(entry.run_id, event) for entry in entries for event in entry.events]
-    ends = [entry for entry in entries if entry.status]
     owners = {entry.run_id: entry.attempt for entry in entries}
+    # An executor may lose a run and claim it again while entries of its earlier attempt still wait.
+    entries = [entry for entry in entries if entry.attempt == owners[entry.run_id]]
+    rows = [(entry.run_id, event) for entry in entries for event in entry.events]
+    let_go = [entry for entry in entries if entry.status]
     owned: list[UUID] | None = await connection.fetchval(
         APPEND,
         list(owners),
@@ -58,9 +62,9 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
         [event.type for _, event in rows],
         [event.data for _, event in rows],
         [event.created_at for _, event in rows],
-        [entry.run_id for entry in ends],
-        [entry.status for entry in ends],
-        [entry.error for entry in ends],
+        [entry.run_id for entry in let_go],
+        [entry.status for entry in let_go],
+        [entry.error for entry in let_go],
         _notifications(list(owners)),
     )
     return set(owned or ())
@@ -79,14 +83,17 @@ APPEND = """
             AS event (run_id, number, type, data, created_at)
         WHERE run_id IN (SELECT id FROM owned)
         ON CONFLICT (run_id, number) DO NOTHING
-    ), ended AS (
-        UPDATE runs SET status = final.status, error = final.error, ended_at = now(), executor = NULL
+    ), let_go AS (
+        UPDATE runs SET
+            status = final.status, error = final.error, executor = NULL,
+            ended_at = CASE WHEN final.status <> 'QUEUED' THEN now() END
         FROM unnest($8::uuid[], $9::text[], $10::text[]) AS final (id, status, error)
         WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned)
     )
     SELECT
         (SELECT array_agg(id) FROM owned),
-        (SELECT count(pg_notify('run_events', hint)) FROM unnest($11::text[]) AS hint)
+        (SELECT count(pg_notify('run_events', hint)) FROM unnest($11::text[]) AS hint),
+        (SELECT count(pg_notify('run_queued', '')) FROM unnest($9::text[]) AS status WHERE status = 'QUEUED')
 """
 
 

@@ -76,16 +76,18 @@ async def claim(connection: Queryable, executor: UUID, limit: int) -> list[Store
     return [_run(row) for row in rows]
 
 
-async def release(connection: Queryable, executor: UUID) -> None:
-    """Put this executor's runs back into the queue, for another to go on with."""
+async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] = ()) -> None:
+    """Put this executor's runs, but for some, back into the queue for another to go on with."""
     await connection.execute(
         """
         WITH released AS (
-            UPDATE runs SET status = 'QUEUED', executor = NULL WHERE status = 'RUNNING' AND executor = $1 RETURNING id
+            UPDATE runs SET status = 'QUEUED', executor = NULL
+            WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id
         )
         SELECT pg_notify('run_queued', '') FROM released LIMIT 1
         """,
         executor,
+        but,
     )
 
 

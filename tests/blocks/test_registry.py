@@ -121,3 +121,23 @@ def test_importing_all_blocks_does_not_import_what_few_of_them_need() -> None:
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
+
+
+def test_only_the_schemas_that_are_asked_for_are_made(monkeypatch: pytest.MonkeyPatch):
+    made: list[type] = []
+
+    def watched(model: type) -> dict[str, object]:
+        made.append(model)
+        return {"type": "object", "properties": {}}
+
+    monkeypatch.setattr(registry, "schema_of", watched)
+    registry._spec.cache_clear()
+    try:
+        block = next(iter(registry.blocks().values()))
+        catalogue = registry.catalogue()
+        assert list(catalogue) == list(registry.blocks())
+        assert catalogue[block.id] is registry.catalogue().get(block.id)
+        assert made == [block.Input, block.Output]
+        assert "unknown" not in catalogue
+    finally:
+        registry._spec.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,8 +26,10 @@ from backend.store.identifiers import new_id
 from backend.store.listener import listen
 from backend.store.runs import StoredRun
 
-# How often each node has been run, by what its `name` pin says; and gates that hold blocks until a test opens them.
+# The nodes that were run, by what their `name` pin says; those cut off at their gate; and the gates, which hold blocks
+# until a test opens them.
 calls: list[str] = []
+cut_off: list[str] = []
 gates: dict[str, asyncio.Event] = {}
 
 
@@ -107,7 +109,11 @@ class GateBlock(TestBlock):
     async def run(self, input: TestBlock.Input, context: Context) -> Pins:
         calls.append(input.name)
         yield "out", f"before {input.a}"
-        await gates[input.name].wait()
+        try:
+            await gates[input.name].wait()
+        except asyncio.CancelledError:
+            cut_off.append(input.name)
+            raise
         yield "out", f"after {input.a}"
 
 
@@ -149,6 +155,7 @@ class CountdownBlock(TestBlock):
 @pytest.fixture(autouse=True)
 def steered_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
+    cut_off.clear()
     gates.clear()
     blocks = {kind.id: kind() for kind in TestBlock.__subclasses__()}
     specs = {
@@ -160,13 +167,27 @@ def steered_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass
+class Working:
+    """An executor at work."""
+
+    worker: Worker
+    stopping: asyncio.Event
+    task: asyncio.Task[None]
+
+    async def leave(self) -> None:
+        """Hand over as on SIGTERM."""
+        self.stopping.set()
+        await self.task
+        await self.worker.leave()
+
+
+@dataclass
 class Engine:
     """Queues runs and looks at them; `worker()` is an executor."""
 
     pool: Pool
     settings: Settings
     feed: Feed
-    workers: list[Worker] = field(default_factory=list)
 
     async def add(self, *links: str, **nodes: str | dict[str, Any]) -> UUID:
         """A graph from `name=block` (or a node with more to it) and links like `a.out -> b.in`."""
@@ -201,18 +222,34 @@ class Engine:
                     return
 
     @asynccontextmanager
-    async def worker(self, **settings: Any) -> AsyncIterator[Worker]:
-        """An executor; at the end it hands over as on SIGTERM."""
+    async def worker(self, **settings: Any) -> AsyncIterator[Working]:
+        """An executor; at the end it leaves."""
         worker = Worker(self.pool, self.settings.model_copy(update=settings))
         stopping = asyncio.Event()
         await worker.join()
-        task = asyncio.create_task(worker.work(self.settings.database_url, stopping))
+        working = Working(worker, stopping, asyncio.create_task(worker.work(self.settings.database_url, stopping)))
         try:
-            yield worker
+            yield working
         finally:
-            stopping.set()
-            await task
-            await worker.leave()
+            await working.leave()
+
+
+@pytest.fixture
+async def gated(engine: Engine) -> UUID:
+    """A graph that works through `first`, then waits at a gate that has put out one value."""
+    gates["g"] = asyncio.Event()
+    return await engine.add(
+        "x.result -> first.a", "first.out -> g.a", "g.out -> last.a", "last.out -> y.value",
+        x="in", first="pass", g="gate", last="pass", y="out",
+    )  # fmt: skip
+
+
+def before_the_gate(event: Event) -> bool:
+    return event.type == "run.output"
+
+
+def assert_gap_free(events: list[Event]) -> None:
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
 
 
 def _node(name: str, node: str | dict[str, Any]) -> dict[str, Any]:

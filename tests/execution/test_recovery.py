@@ -4,60 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from backend.execution import executor
 from backend.execution.executor import Worker
 from backend.execution.scheduler import rescue
-from backend.store import runs
-from backend.store.events import Event
-from tests.execution.engine import Engine, calls, gates
+from backend.store import graphs, runs
+from tests.execution.engine import Engine, assert_gap_free, before_the_gate, calls, cut_off, gates
 
 
-def before_the_gate(event: Event) -> bool:
-    return event.type == "run.output"
-
-
-@pytest.fixture
-async def gated(engine: Engine) -> UUID:
-    """A graph that works through `first`, then waits at a gate that has put out one value."""
-    gates["g"] = asyncio.Event()
-    return await engine.add(
-        "x.result -> first.a", "first.out -> g.a", "g.out -> last.a", "last.out -> y.value",
-        x="in", first="pass", g="gate", last="pass", y="out",
-    )  # fmt: skip
-
-
-def assert_gap_free(events: list[Event]) -> None:
-    assert [event.number for event in events] == list(range(1, len(events) + 1))
-
-
-async def test_a_stopped_executor_hands_its_runs_over_in_the_middle(engine: Engine, gated: UUID):
-    async with engine.worker():
-        run_id = await engine.queue(gated, x=1)
-        await engine.until(run_id, before_the_gate)
-    assert (await runs.get(engine.pool, run_id)).status == "QUEUED"
-    gates["g"].set()
-    async with engine.worker():
-        run, history = await engine.end_of(run_id)
-    assert (run.status, run.attempt) == ("COMPLETED", 2)
-    assert history.outputs == {"y": ["before 1", "after 1"]}
-    assert Counter(calls) == {"first": 1, "g": 2, "last": 2}
-    events = await engine.events(run_id)
-    assert_gap_free(events)
-    assert [event.type for event in events].count("run.resumed") == 1
-
-
-async def test_the_runs_of_a_dead_executor_go_on_in_another_without_repeating_a_finished_node(engine, gated):
+async def die_at_the_gate(engine: Engine, run_id: UUID) -> None:
+    """Let an executor bring the run to its gate, and die there."""
     worker = Worker(engine.pool, engine.settings)
     await worker.join()
     dying = asyncio.create_task(worker.work(engine.settings.database_url, asyncio.Event()))
-    run_id = await engine.queue(gated, x=1)
     await engine.until(run_id, before_the_gate)
     dying.cancel()
     await asyncio.wait([dying])
     await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+
+
+async def test_the_runs_of_a_dead_executor_go_on_in_another_without_repeating_a_finished_node(engine, gated):
+    run_id = await engine.queue(gated, x=1)
+    await die_at_the_gate(engine, run_id)
     await rescue(engine.pool)
     gates["g"].set()
     async with engine.worker():
@@ -81,13 +53,60 @@ async def test_an_executor_that_wakes_up_after_its_run_was_given_away_writes_not
 
 
 async def test_a_run_stopped_while_its_executor_was_dead_ends_when_it_is_taken_up(engine: Engine, gated: UUID):
-    async with engine.worker():
-        run_id = await engine.queue(gated, x=1)
-        await engine.until(run_id, before_the_gate)
-        await engine.pool.execute("UPDATE runs SET stop_requested = true WHERE id = $1", run_id)
+    run_id = await engine.queue(gated, x=1)
+    await die_at_the_gate(engine, run_id)
+    await runs.request_stop(engine.pool, run_id)
+    await rescue(engine.pool)
     async with engine.worker():
         run, _ = await engine.end_of(run_id)
     assert run.status == "TERMINATED"
+
+
+async def test_a_run_that_its_executor_lost_and_got_back_is_worked_on_once(engine: Engine, gated: UUID):
+    async with engine.worker():
+        run_id = await engine.queue(gated, x=1)
+        await engine.until(run_id, before_the_gate)
+        await engine.pool.execute("UPDATE runs SET status = 'QUEUED', executor = NULL")
+        await engine.pool.execute("SELECT pg_notify('run_queued', '')")
+        await engine.until(run_id, lambda event: event.type == "run.resumed")
+        assert cut_off == ["g"]
+        gates["g"].set()
+        run, history = await engine.end_of(run_id)
+    assert (run.status, run.attempt, history.outputs) == ("COMPLETED", 2, {"y": ["before 1", "after 1"]})
+    assert Counter(calls)["last"] == 2
+    assert_gap_free(await engine.events(run_id))
+
+
+async def test_a_run_that_its_executor_lost_and_got_back_can_be_stopped(engine: Engine, gated: UUID):
+    async with engine.worker():
+        run_id = await engine.queue(gated, x=1)
+        await engine.until(run_id, before_the_gate)
+        await engine.pool.execute("UPDATE runs SET status = 'QUEUED', executor = NULL")
+        await engine.pool.execute("SELECT pg_notify('run_queued', '')")
+        await engine.until(run_id, lambda event: event.type == "run.resumed")
+        await runs.request_stop(engine.pool, run_id)
+        run, _ = await engine.end_of(run_id)
+    assert run.status == "TERMINATED"
+
+
+@pytest.mark.parametrize("lost", ["the answer to a claim", "the graph"])
+async def test_a_run_whose_claim_broke_off_is_claimed_again(engine: Engine, gated: UUID, monkeypatch, lost: str):
+    gates["g"].set()
+    monkeypatch.setattr(executor, "HEARTBEAT_EVERY", 0.02)
+    module, name = (runs, "claim") if lost == "the answer to a claim" else (graphs, "get")
+    found = getattr(module, name)
+
+    async def lost_at_first(*arguments: Any) -> Any:
+        answer = await found(*arguments)
+        if answer:
+            monkeypatch.setattr(module, name, found)
+            raise ConnectionResetError
+        return answer
+
+    monkeypatch.setattr(module, name, lost_at_first)
+    async with engine.worker():
+        run, _ = await engine.run(gated, x=1)
+    assert (run.status, run.attempt) == ("COMPLETED", 2)
 
 
 async def test_many_runs_on_several_executors_each_end_once(engine: Engine):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+from uuid import UUID
 
 from backend.execution import run as run_module
-from backend.store import runs
+from backend.store import events, runs
 from tests.execution.engine import Engine, calls, gates
 
 
@@ -168,3 +170,17 @@ async def test_ten_thousand_items_do_not_outgrow_the_journal(engine: Engine):
     assert run.status == "COMPLETED"
     assert len(calls) == 10_001
     assert len(history.node_runs) == 10_002
+
+
+async def test_an_executor_has_written_once_before_its_first_run_waits_for_it(engine: Engine, monkeypatch):
+    written = asyncio.Event()
+    append = events.append
+
+    async def watched(connection: Any, entries: Any) -> set[UUID]:
+        owned = await append(connection, entries)
+        written.set()
+        return owned
+
+    monkeypatch.setattr(events, "append", watched)
+    async with engine.worker(), asyncio.timeout(20):
+        await written.wait()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import orjson
@@ -17,11 +14,7 @@ import pytest
 import requests
 
 from tests.journeys.environment import PATIENCE, ROOT, Environment, settings_for, started, until
-
-STEP = "f66a3543-28d3-4ab5-8945-9b336371e2ce"
-WEB_REQUEST = "6595ae1f-b924-42cb-9a41-551a0611c4b4"
-INPUT = "c0a8e994-ebf1-4a9c-a4d8-89d09c86741b"
-OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
+from tests.journeys.stub import Stub, requests_one_by_one
 
 
 @pytest.fixture(scope="module")
@@ -29,49 +22,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int
     variables = settings_for(tmp_path_factory.mktemp("agents"), free_port, TRUSTED_HOSTS="127.0.0.1")
     with started(variables) as environment:
         yield environment
-
-
-class Stub(ThreadingHTTPServer):
-    """A web service that remembers what it was sent, and answers when `gate` is open."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), StubHandler)
-        self.received: list[tuple[dict[str, str], object]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/"
-
-
-class StubHandler(BaseHTTPRequestHandler):
-    server: Stub
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received.append((dict(self.headers), json.loads(body)))
-        self.server.gate.wait(PATIENCE)
-        answer = b'{"ok": true}'
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.gate.set()
-        server.shutdown()
-        thread.join()
 
 
 def test_the_calculator_agent_adds(server: Environment, shared_agents: Path):
@@ -177,25 +127,6 @@ def test_a_killed_executor_loses_no_finished_node_and_its_run_goes_on(server: En
     assert types.count("node.started") == 2 + 2 * 2 + 2
     keys = [headers["Idempotency-Key"] for headers, _ in stub.received]
     assert sorted(keys[:2]) == sorted(keys[2:])
-
-
-def requests_one_by_one(stub: Stub) -> dict:
-    """For each item of the input, a request to the stub."""
-    request = {"url": stub.address, "method": "POST", "body": {"n": 1}}
-    return {
-        "name": "requests",
-        "nodes": [
-            {"id": "items", "block_id": INPUT, "input_default": {"name": "items"}},
-            {"id": "each", "block_id": STEP},
-            {"id": "request", "block_id": WEB_REQUEST, "input_default": request},
-            {"id": "answers", "block_id": OUTPUT, "input_default": {"name": "answers"}},
-        ],
-        "links": [
-            {"source_id": "items", "source_name": "result", "sink_id": "each", "sink_name": "items"},
-            {"source_id": "each", "source_name": "item", "sink_id": "request", "sink_name": "body_#_item"},
-            {"source_id": "request", "source_name": "response", "sink_id": "answers", "sink_name": "value"},
-        ],
-    }
 
 
 def agent(server: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:

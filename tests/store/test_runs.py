@@ -77,6 +77,17 @@ async def test_a_lost_run_in_a_batch_does_not_hinder_the_others(pool: Pool):
     assert await events.append(pool, [entry(lost, 2), entry(kept, 2)]) == {kept.id}
 
 
+async def test_what_an_executor_had_to_say_of_a_run_it_lost_and_got_back_is_left_out(pool: Pool):
+    await queue_run(pool)
+    executor, before = await claim(pool)
+    await runs.release(pool, executor)
+    [after] = await runs.claim(pool, executor, 1)
+    old, new = [entry(before, 2), entry(before, 3, status="COMPLETED")], entry(after, 2, "run.resumed")
+    assert await events.append(pool, [*old, new]) == {after.id}
+    assert [event.type for event in await events.read_all(pool, after.id)] == ["run.queued", "run.resumed"]
+    assert (await runs.get(pool, after.id)).status == "RUNNING"
+
+
 async def test_a_batch_that_is_sent_twice_is_written_once(pool: Pool):
     await queue_run(pool)
     _, run = await claim(pool)
