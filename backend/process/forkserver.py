@@ -24,6 +24,7 @@ import json
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import sys
@@ -32,6 +33,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from setproctitle import setproctitle
 
 PR_SET_PDEATHSIG = 1
 # sd_listen_fds(3): the first descriptor that is handed over.
@@ -225,6 +228,7 @@ def run(argv: Sequence[str], *, forked: bool) -> None:
     sys.path.insert(0, folders.get(kind, os.path.dirname(os.path.abspath(kind))))
     sys.orig_argv = [sys.executable, *argv]
     sys.argv = rest if kind == "-m" else ["-c", *rest[1:]] if kind == "-c" else list(argv)
+    setproctitle(shlex.join(sys.orig_argv))
     _track(forked=forked)
     if kind == "-m":
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -245,6 +249,8 @@ def _track(*, forked: bool) -> None:
 
 
 def main() -> None:
+    # Once before the fork: it looks for its place beside the environment, which forks exchange.
+    setproctitle(shlex.join(sys.orig_argv))
     forked = sys.argv[1] != "-"
     argv: Sequence[str] | None = sys.argv[2:]
     if forked:
