@@ -51,7 +51,8 @@ class Parent(Protocol):
 class Child:
     """A command in a session and process group of its own. Belongs to one event loop."""
 
-    def __init__(self, launcher: Launcher, guard: Guard, parent: Parent) -> None:
+    def __init__(self, name: str, launcher: Launcher, guard: Guard, parent: Parent) -> None:
+        self._name = name
         self.ready = asyncio.Event()
         self.exited = asyncio.Event()
         self.waiting = asyncio.Event()
@@ -92,7 +93,9 @@ class Child:
         output, says = os.pipe()
         environment = {**env, "NOTIFY_SOCKET": self._inbox.address}
         try:
-            launched = await self._launcher.start(Job(command, argv, environment, cwd or os.getcwd(), says, handed))
+            launched = await self._launcher.start(
+                Job(self._name, command, argv, environment, cwd or os.getcwd(), says, handed)
+            )
         except OSError as error:  # the machine has no room for another process
             self.failure = Failure(f"cannot be started: {error.strerror}.")
             self.status = CANNOT_START

@@ -33,8 +33,12 @@ class CannotFork(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What to start. `argv` is what follows `python`, for a command that may be forked; None for any other."""
+    """What to start. `argv` is what follows `python`, for a command that may be forked; None for any other.
 
+    Jobs of one `name` import the same packages.
+    """
+
+    name: str
     command: str
     argv: Sequence[str] | None
     env: Mapping[str, str]
@@ -134,8 +138,9 @@ class Fork:
 class ForkServer:
     """The other end of forkserver.py, in the event loop of its thread. When it dies, so do its forks."""
 
-    def __init__(self, guard: Guard, modules: Sequence[str], on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
+    def __init__(self, guard: Guard, on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
         self._guard = guard
+        self._imported: set[str] = set()
         self._on_unsafe = on_unsafe
         self._forks: dict[int, Fork] = {}
         self._count = 0
@@ -153,7 +158,7 @@ class ForkServer:
                 preexec_fn=die_with_parent(os.getpid()),
             )
         guard.add(self._process.pid)
-        self._say({"import": list(modules), "ahead": ahead})
+        self._say({"ahead": ahead})
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -162,23 +167,29 @@ class ForkServer:
 
     def import_too(self, modules: Sequence[str]) -> None:
         """Have it import more, when it has nothing else to do."""
-        if self.alive:
-            self._say({"import": list(modules)})
+        if new := self._not_yet(modules):
+            self._say({"import": new})
 
-    async def start(self, job: Job) -> Fork:
-        """Fork. Raises CannotFork where it cannot."""
+    async def start(self, job: Job, needs: Sequence[str]) -> Fork:
+        """Fork, once what it needs is imported. Raises CannotFork where it cannot."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._link, self._hear)
         self._count += 1
         number = self._count
-        message = {"start": number, "argv": job.argv, "env": dict(job.env), "cwd": job.cwd, "handed": [*job.handed]}
+        message = {"start": number, "needs": self._not_yet(needs), "argv": job.argv}
+        message |= {"env": dict(job.env), "cwd": job.cwd, "handed": [*job.handed]}
         fork = self._forks[number] = Fork()
         if not self._say(message, job.output, *job.handed.values()):
             del self._forks[number]
             raise CannotFork("its environment is too large, or the fork server is gone")
         await fork.born
         return fork
+
+    def _not_yet(self, modules: Sequence[str]) -> list[str]:
+        new = [name for name in modules if name not in self._imported]
+        self._imported.update(new)
+        return new
 
     def retire(self) -> None:
         """Start no more; it ends with the last of its forks."""
@@ -242,13 +253,13 @@ class Launcher:
             if self._server is None or not self._server.alive:
                 self._server = self._new_server()
             with suppress(CannotFork):
-                return await self._server.start(job)
+                return await self._server.start(job, self._memory.of(job.name))
         return Plain(job)
 
-    def learn(self, modules: Sequence[str]) -> None:
-        """A process had to import these by itself: the next one will find them imported."""
-        new = self._memory.add(modules)
-        if self._server and new:
+    def learn(self, name: str, modules: Sequence[str]) -> None:
+        """A process of this name had to import these by itself: the next one will find them imported."""
+        new = self._memory.add(name, modules)
+        if self._server and self._server.alive:
             self._server.import_too(new)
 
     def renew(self) -> None:
@@ -264,7 +275,7 @@ class Launcher:
             self._server.retire()
 
     def _new_server(self) -> ForkServer:
-        return ForkServer(self._guard, self._memory.modules, self._note_unsafe, ahead=self._ahead)
+        return ForkServer(self._guard, self._note_unsafe, ahead=self._ahead)
 
     def _note_unsafe(self, module: str) -> None:
         self._memory.exclude(module)
@@ -274,33 +285,32 @@ class Launcher:
 
 
 class Memory:
-    """Which modules to import beforehand: those that processes had to import, from the same installed packages."""
+    """What processes had to import by themselves, by their names, as long as the same packages are installed."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._modules: dict[str, None] = {}
-        self._unsafe: set[str] = set()
+        self._modules: dict[str, list[str]] = {}
+        self._unsafe: list[str] = []
         self._changed = False
         if path:
-            with suppress(OSError, UnicodeDecodeError):
-                origin, *lines = path.read_text(encoding="utf-8").splitlines()
-                if origin == _packages():
-                    self._unsafe = {line[1:] for line in lines if line.startswith("!")}
-                    self._modules = dict.fromkeys(line for line in lines if not line.startswith("!"))
+            with suppress(OSError, ValueError, KeyError):
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                if kept["packages"] == _packages():
+                    self._modules, self._unsafe = kept["modules"], kept["unsafe"]
 
-    @property
-    def modules(self) -> list[str]:
-        return [name for name in self._modules if name not in self._unsafe]
+    def of(self, name: str) -> list[str]:
+        return [module for module in self._modules.get(name, ()) if module not in self._unsafe]
 
-    def add(self, modules: Sequence[str]) -> list[str]:
-        """Those of `modules` that are new."""
-        new = [name for name in modules if name not in self._modules and name not in self._unsafe]
-        self._modules.update(dict.fromkeys(new))
+    def add(self, name: str, modules: Sequence[str]) -> list[str]:
+        """Those of `modules` that may be imported beforehand."""
+        known = self._modules.setdefault(name, [])
+        new = [module for module in modules if module not in known]
+        known.extend(new)
         self._changed |= bool(new)
-        return new
+        return [module for module in new if module not in self._unsafe]
 
     def exclude(self, module: str) -> None:
-        self._unsafe.add(module)
+        self._unsafe.append(module)
         self._changed = True
 
     def forget(self) -> None:
@@ -311,9 +321,9 @@ class Memory:
     def write(self) -> None:
         """Keep it for the next time. Without the file that just begins slower."""
         if self._path and self._changed:
-            lines = [_packages(), *self._modules, *(f"!{name}" for name in sorted(self._unsafe))]
+            kept = {"packages": _packages(), "unsafe": self._unsafe, "modules": self._modules}
             with suppress(OSError):
-                self._path.with_suffix(".new").write_text("\n".join(lines) + "\n", encoding="utf-8")
+                self._path.with_suffix(".new").write_text(json.dumps(kept), encoding="utf-8")
                 self._path.with_suffix(".new").replace(self._path)
             self._changed = False
 

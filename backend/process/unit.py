@@ -211,6 +211,11 @@ class Unit(Process):
         """As people call it: `rest`; the second of a kind is `executor.2`."""
         return self.name.removesuffix(".1")
 
+    @property
+    def kind(self) -> str:
+        """What `executor.1` and `executor.2` have in common."""
+        return self.name.partition(".")[0]
+
     def _succeed(self, new: Child) -> None:
         old, self.current = self.current, new
         self._renewed.set()
@@ -218,7 +223,7 @@ class Unit(Process):
             self._retire(old)
 
     async def _spawn(self, predecessor: Child | None = None) -> Child:
-        child = Child(self._crew.launcher, self._crew.guard, self)
+        child = Child(self.kind, self._crew.launcher, self._crew.guard, self)
         self._children.add(child)
         environment = self._environment(again=predecessor is not None)
         await child.start(self._command(), self.argv, environment, self.cwd, predecessor)
@@ -253,7 +258,7 @@ class Unit(Process):
         self._send_message(lines)
 
     def hear_modules(self, modules: Sequence[str]) -> None:
-        self._crew.launcher.learn(modules)
+        self._crew.launcher.learn(self.kind, modules)
 
     def hear_ready(self, child: Child) -> None:
         self.was_ready = True

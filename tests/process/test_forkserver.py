@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -105,7 +106,7 @@ def test_a_package_that_starts_a_thread_is_not_imported_beforehand(telling, pack
     running = telling()
     assert told(running, "imported") == told(running, " pid")
     running.end(signal.SIGINT)
-    assert "!package" in (running.folder / ".data/run/imports").read_text().splitlines()
+    assert json.loads((running.folder / ".data/run/imports").read_text())["unsafe"] == ["package"]
 
 
 def test_a_killed_fork_server_costs_no_more_than_a_restart(telling) -> None:
