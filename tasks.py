@@ -297,14 +297,14 @@ def stage(*arguments: str) -> None:
 def dev(c: Context) -> None:
     """Start everything, and reload it whenever a file is saved. Settings may follow: `-- --agent-api-port 9000`."""
     os.environ["APP_ENV"] = "development"
-    become("-m", "backend.app", *rest())
+    become("-m", "backend", *rest())
 
 
 @job()
 def start(c: Context) -> None:
     """Start everything as in production: no reload, JSON logs, what fails is restarted."""
     os.environ["APP_ENV"] = "production"
-    become("-m", "backend.app", *rest())
+    become("-m", "backend", *rest())
 
 
 @job()

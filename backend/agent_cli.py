@@ -119,7 +119,7 @@ async def _server(client: aiohttp.ClientSession) -> AsyncGenerator[None]:
         return
     console.print("No server is running: starting one for this run …", style="dim")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "backend.app", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        sys.executable, "-m", "backend", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output = asyncio.create_task(_tail(process))
     try:

@@ -1,4 +1,4 @@
-"""Runs the processes of the project: one in the foreground, several together. `python -m backend.app`: the Procfile."""
+"""Runs the processes of the project: one in the foreground, several together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
@@ -18,7 +19,10 @@ from backend.process.lifecycle import live
 from backend.process.process import AppProcess, State
 from backend.process.procfile import Command, ProcfileError
 from backend.process.status import StatusFile
-from backend.settings import SettingError, Settings, take_flags
+from backend.settings import SettingError, Settings
+
+if TYPE_CHECKING:
+    from backend.process.launch import ForkServer
 
 # Tells a child which of several processes of its script it is to run.
 CHOSEN = "RUN_PROCESS"
@@ -51,11 +55,11 @@ def run_processes(*processes: AppProcess, reload: bool = False) -> int:
         return _complain(error)
 
 
-def run_procfile() -> int:
-    """Run every line of the Procfile; in development with reload, in production with JSON logs."""
+def run_procfile(server: ForkServer | None = None) -> int:
+    """Run every line of the Procfile, by a fork server that was started before; in development with reload."""
     try:
         settings = Settings.load()
-        return _run_together(listed, settings, reload=settings.app_env == "development")
+        return _run_together(listed, settings, server, reload=settings.app_env == "development")
     except (SettingError, CannotRun, ProcfileError) as error:
         return _complain(error)
 
@@ -72,13 +76,15 @@ def _run_here(process: AppProcess, settings: Settings) -> int:
     return live(process, _run_folder(settings), title=f"agent-server: {process.name}")
 
 
-def _run_together(commands: Callable[[], Sequence[Command]], settings: Settings, *, reload: bool) -> int:
+def _run_together(
+    commands: Callable[[], Sequence[Command]], settings: Settings, server: ForkServer | None = None, *, reload: bool
+) -> int:
     from backend.process.supervisor import Supervisor  # noqa: PLC0415 - honcho: a single process does without
 
     begun = commands()
     folder = _run_folder(settings)
     with _only_one(folder) as record:
-        supervisor = Supervisor(_welcome, as_json=settings.app_env == "production", folder=folder)
+        supervisor = Supervisor(_welcome, as_json=settings.app_env == "production", folder=folder, server=server)
         if reload:
             supervisor.reload(Path.cwd(), [settings.data_dir.absolute()], commands)
         for command in begun:
@@ -140,7 +146,7 @@ def _only_one(folder: Path) -> Generator[StatusFile]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise CannotRun(
-                f"{folder.parent} is in use by pid {holder} (python -m backend.app): stop it, or set DATA_DIR."
+                f"{folder.parent} is in use by pid {holder} (python -m backend): stop it, or set DATA_DIR."
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -160,12 +166,3 @@ def _welcome(links: dict[str, dict[str, str]]) -> str:
     width = max((len(title) for title, _ in rows), default=0)
     shown = [f"  {title.ljust(width)}  {address}" for title, address in rows]
     return "\n".join(["", "Ready.", *shown, "Ctrl-C stops it.", ""]) + "\n"
-
-
-def main() -> int:
-    return run_procfile()
-
-
-if __name__ == "__main__":
-    take_flags("app", sys.argv[1:])
-    sys.exit(main())

@@ -19,7 +19,7 @@ from backend.settings import SettingError, Settings
 from backend.store import bundled
 from backend.store.address import database_address
 
-# What `backend.app` calls itself: the process that ends all others.
+# What `python -m backend` calls itself: the process that ends all others.
 SUPERVISOR = "app"
 # Seconds; a supervisor kills what has not ended well before.
 WAIT_FOR_END = 30.0

@@ -97,11 +97,11 @@ class _Parser(argparse.ArgumentParser):
 def take_flags(process: str, arguments: Sequence[str]) -> None:
     """Put the flags of a command line into the environment, where `Settings` and child processes find them.
 
-    `process` names the entry module, whose short flags (`--port`) are accepted beside the long ones. `--help` prints
-    every setting and exits; an unknown flag exits with status 2.
+    `process` names the entry module ("" the one of all together), whose short flags (`--port`) are accepted beside
+    the long ones. `--help` prints every setting and exits; an unknown flag exits with status 2.
     """
     parser = _Parser(
-        prog=f"python -m backend.{process}",
+        prog=f"python -m backend.{process}".rstrip("."),
         description="Flags win over environment variables, these over .env, that over the defaults.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

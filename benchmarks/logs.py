@@ -30,7 +30,7 @@ LAST = b"line %06d %s\n" % (LINES - 1, b"x" * 57)
 
 async def measure(rounds: int) -> list[Figure]:
     commands = {
-        "this server's supervisor": [sys.executable, "-m", "backend.app"],
+        "this server's supervisor": [sys.executable, "-m", "backend"],
         "honcho start of the same Procfile": [BIN / "honcho", "start"],
     }
     found: dict[str, list[float]] = {name: [] for name in commands}

@@ -15,7 +15,7 @@ from backend.process.process import State
 from benchmarks.commands import BIN, ROOT, environment, free_port, running
 
 PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
-OURS = [sys.executable, "-m", "backend.app"]
+OURS = [sys.executable, "-m", "backend"]
 HONCHO = [BIN / "honcho", "start"]
 # Seconds to start, on a machine that does much else.
 PATIENCE = 60.0

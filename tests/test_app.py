@@ -1,4 +1,4 @@
-"""`python -m backend.app` and what it says when it cannot run; the Procfile under honcho's own command."""
+"""`python -m backend` and what it says when it cannot run; the Procfile under honcho's own command."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> subprocess.Complet
 def test_a_procfile_that_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | None, sentence: str) -> None:
     if content is not None:
         (tmp_path / "Procfile").write_text(content)
-    ended = run("backend.app", folder=tmp_path)
+    ended = run("backend", folder=tmp_path)
     assert ended.returncode == 1
     assert sentence in ended.stderr
     assert ended.stderr.count("\n") == 1
@@ -47,19 +47,19 @@ def test_a_procfile_that_cannot_be_used_is_one_sentence(tmp_path: Path, content:
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: true")
-    ended = run("backend.app", folder=tmp_path, AGENT_API_PORT="many")
+    ended = run("backend", folder=tmp_path, AGENT_API_PORT="many")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert ended.stderr.startswith("AGENT_API_PORT is 'many'")
 
 
 def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
-    assert run("backend.app", "--colour", folder=tmp_path).returncode == 2
+    assert run("backend", "--colour", folder=tmp_path).returncode == 2
 
 
 def test_a_data_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: true")
     (tmp_path / "file").touch()
-    ended = run("backend.app", "--data-dir", "file", folder=tmp_path)
+    ended = run("backend", "--data-dir", "file", folder=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr == "cannot write to file/run (Not a directory): set DATA_DIR to a folder you own.\n"
 
@@ -67,7 +67,7 @@ def test_a_data_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) ->
 def test_a_second_one_on_the_same_data_folder_names_the_first(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: sleep 1000")
     first = subprocess.Popen(
-        [sys.executable, "-m", "backend.app"],
+        [sys.executable, "-m", "backend"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -76,19 +76,17 @@ def test_a_second_one_on_the_same_data_folder_names_the_first(tmp_path: Path) ->
     assert first.stdout
     with first.stdout:
         assert any("Ready." in line for line in first.stdout)
-        second = run("backend.app", folder=tmp_path)
+        second = run("backend", folder=tmp_path)
         assert second.returncode == 1
-        assert (
-            second.stderr == f".data is in use by pid {first.pid} (python -m backend.app): stop it, or set DATA_DIR.\n"
-        )
+        assert second.stderr == f".data is in use by pid {first.pid} (python -m backend): stop it, or set DATA_DIR.\n"
         first.send_signal(signal.SIGTERM)
         assert first.wait(40) == 143
 
 
 def test_the_lock_is_free_after_a_kill(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: kill -9 $PPID")
-    assert run("backend.app", folder=tmp_path).returncode == -signal.SIGKILL
-    assert run("backend.app", folder=tmp_path).returncode == -signal.SIGKILL, "not refused"
+    assert run("backend", folder=tmp_path).returncode == -signal.SIGKILL
+    assert run("backend", folder=tmp_path).returncode == -signal.SIGKILL, "not refused"
 
 
 def test_the_procfile_is_one_that_honcho_takes() -> None:

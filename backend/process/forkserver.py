@@ -5,7 +5,7 @@ Where there are no forks, `python -P forkserver.py - ARGUMENT…` is what a fork
 It is a script of its own, so that none of the project's modules is loaded before a fork. It speaks JSON over the
 seqpacket socket DESCRIPTOR with launch.py, which starts it:
 
-    <- {"ahead": bool}                                  first of all: whether to fork one ahead of each start
+    <- {"ahead": bool}                                  whether to fork one ahead of each start
     <- {"import": [names]}                              import these when there is nothing else to do
     <- {"start": id, "needs", "argv", "env", "cwd", "handed"}
                                                         import what it needs and fork; with it come descriptors: its
@@ -71,7 +71,6 @@ class ForkServer:
 
     def serve(self) -> list[str] | None:
         """Serve until the other end is closed (None); in a fork, return the command it is to run."""
-        self._ahead = json.loads(self._link.recv(LONGEST_MESSAGE) or "{}").get("ahead", False)
         while True:
             ready = self._selector.select(self._patience())
             for key, _ in ready:
@@ -111,6 +110,9 @@ class ForkServer:
         """In a fork: the command it is to run."""
         told = json.loads(message)
         try:
+            if "ahead" in told:
+                self._ahead = told["ahead"]
+                return None
             if "import" in told:
                 self._to_import.extend(told["import"])
                 self._dismiss_spare()

@@ -136,12 +136,13 @@ class Fork:
 
 
 class ForkServer:
-    """The other end of forkserver.py, in the event loop of its thread. When it dies, so do its forks."""
+    """The other end of forkserver.py. When it dies, so do its forks.
 
-    def __init__(self, guard: Guard, on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
-        self._guard = guard
-        self._imported: set[str] = set()
-        self._on_unsafe = on_unsafe
+    It dies with the thread that made it; from `begin` on it belongs to the event loop that is running.
+    """
+
+    def __init__(self) -> None:
+        self._needed: set[str] = set()
         self._forks: dict[int, Fork] = {}
         self._count = 0
         self._retired = False
@@ -157,9 +158,15 @@ class ForkServer:
                 start_new_session=True,
                 preexec_fn=die_with_parent(os.getpid()),
             )
+
+    def begin(self, guard: Guard, on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
+        """Be ready to start jobs; with `ahead`, have one forked before it is asked for."""
+        self._guard = guard
+        self._on_unsafe = on_unsafe
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._link, self._hear)
         guard.add(self._process.pid)
         self._say({"ahead": ahead})
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def alive(self) -> bool:
@@ -167,17 +174,15 @@ class ForkServer:
 
     def import_too(self, modules: Sequence[str]) -> None:
         """Have it import more, when it has nothing else to do."""
-        if new := self._not_yet(modules):
-            self._say({"import": new})
+        if modules and self.alive:
+            self._say({"import": list(modules)})
 
     async def start(self, job: Job, needs: Sequence[str]) -> Fork:
         """Fork, once what it needs is imported. Raises CannotFork where it cannot."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._link, self._hear)
         self._count += 1
         number = self._count
-        message = {"start": number, "needs": self._not_yet(needs), "argv": job.argv}
+        message = {"start": number, "needs": [name for name in needs if name not in self._needed], "argv": job.argv}
+        self._needed.update(needs)
         message |= {"env": dict(job.env), "cwd": job.cwd, "handed": [*job.handed]}
         fork = self._forks[number] = Fork()
         if not self._say(message, job.output, *job.handed.values()):
@@ -185,11 +190,6 @@ class ForkServer:
             raise CannotFork("its environment is too large, or the fork server is gone")
         await fork.born
         return fork
-
-    def _not_yet(self, modules: Sequence[str]) -> list[str]:
-        new = [name for name in modules if name not in self._imported]
-        self._imported.update(new)
-        return new
 
     def retire(self) -> None:
         """Start no more; it ends with the last of its forks."""
@@ -223,8 +223,7 @@ class ForkServer:
         """Its end ends the forks that are left."""
         if not self.alive:
             return
-        if self._loop:
-            self._loop.remove_reader(self._link)
+        self._loop.remove_reader(self._link)
         self._link.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
@@ -236,22 +235,24 @@ class ForkServer:
 
 
 class Launcher:
-    """Starts jobs, by a fork server if `fork`, which keeps one ready if `ahead`.
+    """Starts jobs, by a fork server if `fork` (perhaps one that is there), which keeps one ready if `ahead`.
 
     What is to be imported beforehand is kept in the file `memory`.
     """
 
-    def __init__(self, guard: Guard, memory: Path | None, *, fork: bool, ahead: bool) -> None:
+    def __init__(
+        self, guard: Guard, memory: Path | None, server: ForkServer | None = None, *, fork: bool, ahead: bool
+    ) -> None:
         self._guard = guard
         self._ahead = ahead
         self._memory = Memory(memory)
         self._fork = fork
-        self._server = self._new_server() if fork else None
+        self._server = self._begin(server or ForkServer()) if fork else None
 
     async def start(self, job: Job) -> Launched:
         if self._fork and job.argv is not None:
             if self._server is None or not self._server.alive:
-                self._server = self._new_server()
+                self._server = self._begin(ForkServer())
             with suppress(CannotFork):
                 return await self._server.start(job, self._memory.of(job.name))
         return Plain(job)
@@ -267,21 +268,22 @@ class Launcher:
         if self._server:
             self._server.retire()
             self._memory.forget()
-            self._server = self._new_server()
+            self._server = self._begin(ForkServer())
 
     def close(self) -> None:
         self._memory.write()
         if self._server:
             self._server.retire()
 
-    def _new_server(self) -> ForkServer:
-        return ForkServer(self._guard, self._note_unsafe, ahead=self._ahead)
+    def _begin(self, server: ForkServer) -> ForkServer:
+        server.begin(self._guard, self._note_unsafe, ahead=self._ahead)
+        return server
 
     def _note_unsafe(self, module: str) -> None:
         self._memory.exclude(module)
         if self._server:
             self._server.retire()
-            self._server = self._new_server()
+            self._server = self._begin(ForkServer())
 
 
 class Memory:
@@ -300,6 +302,9 @@ class Memory:
 
     def of(self, name: str) -> list[str]:
         return [module for module in self._modules.get(name, ()) if module not in self._unsafe]
+
+    def all(self) -> list[str]:
+        return list(dict.fromkeys(module for name in self._modules for module in self.of(name)))
 
     def add(self, name: str, modules: Sequence[str]) -> list[str]:
         """Those of `modules` that may be imported beforehand."""

@@ -18,7 +18,7 @@ from honcho.manager import Manager
 from backend.process.configuration import Configuration
 from backend.process.failure import Failure
 from backend.process.guard import Guard
-from backend.process.launch import CAN_FORK, Launcher
+from backend.process.launch import CAN_FORK, ForkServer, Launcher
 from backend.process.output import Events, JsonPrinter, PiecePrinter, in_colour, notice
 from backend.process.procfile import Command
 from backend.process.reload import Reload
@@ -33,7 +33,8 @@ class Supervisor(Manager):
     """honcho's Manager with its `loop()` unchanged: it prints what happens in a thread, where the processes are led.
 
     The exit status is in `returncode` after `loop()`. `welcome` makes the text that is shown once all are ready.
-    `folder` is where it keeps what makes the next start faster; `fork=False` starts every process anew.
+    `folder` is where it keeps what makes the next start faster, `server` a fork server that was started before;
+    `fork=False` starts every process anew.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Supervisor(Manager):
         *,
         as_json: bool = False,
         folder: Path | None = None,
+        server: ForkServer | None = None,
         fork: bool = CAN_FORK,
     ) -> None:
         output = sys.stdout
@@ -54,6 +56,7 @@ class Supervisor(Manager):
         self._process_ctor = Unit
         self._welcome = welcome
         self._memory = folder / "imports" if folder else None
+        self._server = server
         self._fork = fork
         self._root: Path | None = None
         self._reload: Reload | None = None
@@ -170,7 +173,9 @@ class Supervisor(Manager):
         self._crew = asyncio.get_running_loop()
         if self._terminating:  # a signal was faster
             self.stopping.set()
-        self.launcher = Launcher(self.guard, self._memory, fork=self._fork, ahead=self._reload is not None)
+        self.launcher = Launcher(
+            self.guard, self._memory, self._server, fork=self._fork, ahead=self._reload is not None
+        )
         watching = asyncio.create_task(self._reload.forever()) if self._reload else None
         try:
             async with asyncio.TaskGroup() as self._lives:

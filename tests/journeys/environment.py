@@ -23,7 +23,7 @@ PATIENCE = 40.0
 
 @dataclass
 class Environment:
-    """A running `backend.app`, or anything else that serves the API of `variables`."""
+    """A running `python -m backend`, or anything else that serves the API of `variables`."""
 
     process: subprocess.Popen[str]
     variables: dict[str, str]
@@ -76,7 +76,7 @@ def settings_for(folder: Path, free_port: Callable[[], int], **more: str) -> dic
 def started(variables: dict[str, str], *command: str) -> Iterator[Environment]:
     """Start a command, wait until the API is ready, and make sure that it ends."""
     process = subprocess.Popen(
-        command or (sys.executable, "-m", "backend.app"),
+        command or (sys.executable, "-m", "backend"),
         cwd=ROOT,
         env=variables,
         stdout=subprocess.PIPE,

@@ -14,7 +14,7 @@ import requests
 
 from tests.journeys.environment import PATIENCE, ROOT, processes_with, settings_for, started, until
 
-APP = (sys.executable, "-m", "backend.app")
+APP = (sys.executable, "-m", "backend")
 HONCHO = (str(Path(sys.executable).with_name("honcho")), "start")
 PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
 
@@ -41,7 +41,7 @@ def test_every_process_can_be_seen_from_outside(variables: dict[str, str]):
 
 
 @pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("command", [APP, HONCHO], ids=["backend.app", "honcho"])
+@pytest.mark.parametrize("command", [APP, HONCHO], ids=["backend", "honcho"])
 def test_a_signal_ends_everything_and_the_status_tells_which(variables, command, signal_number, status):
     with started(variables, *command) as environment:
         environment.process.send_signal(signal_number)
@@ -50,7 +50,7 @@ def test_a_signal_ends_everything_and_the_status_tells_which(variables, command,
         assert nothing_left(variables)
 
 
-@pytest.mark.parametrize("command", [APP, HONCHO], ids=["backend.app", "honcho"])
+@pytest.mark.parametrize("command", [APP, HONCHO], ids=["backend", "honcho"])
 def test_nothing_outlives_a_killed_supervisor(variables: dict[str, str], command: tuple[str, ...]):
     with started(variables, *command) as environment:
         environment.process.kill()
@@ -78,7 +78,7 @@ def test_stop_ends_what_runs_in_this_folder(variables: dict[str, str]):
 
 def test_a_second_environment_in_the_same_folder_says_who_is_there(variables: dict[str, str]):
     with started(variables, *APP) as environment:
-        second = environment.python("-m", "backend.app")
+        second = environment.python("-m", "backend")
         assert second.returncode == 1
         assert f"is in use by pid {environment.process.pid}" in second.stderr
         assert len(second.stderr.splitlines()) == 1
@@ -91,7 +91,7 @@ def test_a_port_that_is_taken_is_told_with_its_holder_and_the_setting(variables:
         rest = subprocess.run(command, cwd=ROOT, env=other, capture_output=True, text=True, timeout=PATIENCE)
         assert rest.returncode == 1
         # The supervisor holds the socket, for the next process to take over.
-        holder = f"pid {environment.process.pid} ({sys.executable} -m backend.app)"
+        holder = f"pid {environment.process.pid} ({sys.executable} -m backend)"
         assert f"port {variables['AGENT_API_PORT']} is taken by {holder}" in rest.stderr
         assert "AGENT_API_PORT" in rest.stderr
         assert "Traceback" not in rest.stderr

@@ -134,7 +134,7 @@ def test_only_processes_that_have_the_code_are_exchanged(start: Start, project: 
     # The comment makes them ours: they say themselves when they are ready.
     ours = "# python -m backend."
     (project / "Procfile").write_text(f"server: python server.py {ours}\nother: python other.py {ours}\n")
-    running = ready(start([sys.executable, "-m", "backend.app"]))
+    running = ready(start([sys.executable, "-m", "backend"]))
     before = pids(project)
     (project / "words_of_other.py").write_text("new = True\n")
     eventually(lambda: pids(project)["other"] != before["other"])

@@ -26,7 +26,7 @@ TWO = """
 def procfile(folder: Path, **lines: str) -> list[str]:
     """Write a Procfile; the command that runs it."""
     (folder / "Procfile").write_text("".join(f"{name}: {line}\n" for name, line in lines.items()))
-    return [sys.executable, "-m", "backend.app"]
+    return [sys.executable, "-m", "backend"]
 
 
 def ready(running: Running) -> Running:
