@@ -107,6 +107,26 @@ class Running:
 Start = Callable[..., Running]
 
 
+def supervising(script: str, *, fork: bool = True) -> list[str]:
+    """A command that runs `script`, an AppProcess, under a supervisor that reloads."""
+    return [
+        sys.executable,
+        "-c",
+        textwrap.dedent(f"""
+        import os, sys
+        from pathlib import Path
+        from backend.process.procfile import Command
+        from backend.process.supervisor import Supervisor
+        supervisor = Supervisor(lambda links: "Ready.", fork={fork})
+        line = f"{{sys.executable}} {script}"
+        command = Command("own.1", line, ours=True, env=dict(os.environ), argv=["{script}"])
+        supervisor.reload(Path.cwd(), [Path(".data").absolute()], lambda: [command])
+        supervisor.add(command)
+        sys.exit(supervisor.run())
+        """),
+    ]
+
+
 def python(script: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(PROCESSES) + textwrap.dedent(script)]
 

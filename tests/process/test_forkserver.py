@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.running_scripts import Running, Start, eventually, processes_in
+from tests.process.running_scripts import ROOT, Running, Start, eventually, processes_in, python, supervising
 
 TELLING = """
     import package
@@ -45,8 +45,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def telling(start: Start, packages: Path):
-    root = Path(__file__).parents[2]
-    return lambda: ready(start(TELLING, PYTHONPATH=f"{root}{os.pathsep}{packages}"))
+    return lambda: ready(start(TELLING, PYTHONPATH=f"{ROOT}{os.pathsep}{packages}"))
 
 
 def ready(running: Running) -> Running:
@@ -120,14 +119,13 @@ def test_a_killed_fork_server_costs_no_more_than_a_restart(telling) -> None:
 
 
 def test_new_packages_are_taken_in(start: Start, packages: Path, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
     (tmp_path / "server.py").write_text(
         "import package\n"
-        + textwrap.dedent(start.__globals__["python"]("")[2])  # what scripts of tests begin with
+        + textwrap.dedent(python("")[2])  # what scripts of tests begin with
         + "print('version', package.VERSION, flush=True)\nsys.exit(run_processes(Server(), reload=True))\n"
     )
     (packages / "package.py").write_text("VERSION = 1\n")
-    running = start([sys.executable, "server.py"], PYTHONPATH=f"{root}{os.pathsep}{packages}")
+    running = start([sys.executable, "server.py"], PYTHONPATH=f"{ROOT}{os.pathsep}{packages}")
     ready(running)
     (packages / "package.py").write_text("VERSION = 22\n")
     running.until("The installed packages have changed.")
@@ -153,23 +151,7 @@ def test_where_forks_are_not_safe_plain_processes_do_the_same(start: Start, tmp_
         sys.exit(run_processes(Own()))
         """)
     )
-    running = start(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent("""
-            import os, sys
-            from pathlib import Path
-            from backend.process.procfile import Command
-            from backend.process.supervisor import Supervisor
-            supervisor = Supervisor(lambda links: "Ready.", fork=False)
-            command = Command("own.1", f"{sys.executable} own.py", ours=True, env=dict(os.environ))
-            supervisor.reload(Path.cwd(), [Path(".data").absolute()], lambda: [command])
-            supervisor.add(command)
-            sys.exit(supervisor.run())
-            """),
-        ]
-    )
+    running = start(supervising("own.py", fork=False))
     running.until("says old")
     running.until("Ready.")
     assert not [pid for pid in processes_in(tmp_path) if "forkserver" in command_of(pid)]

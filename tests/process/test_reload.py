@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from backend.process import status
-from tests.process.running_scripts import Running, Start, eventually
+from tests.process.running_scripts import Running, Start, eventually, supervising
 
 SERVER = """
     import asyncio, sys
@@ -199,3 +199,175 @@ def test_a_crash_with_new_code_waits_for_the_next_save(start: Start, project: Pa
     (project / "words.py").write_text("GREETING = 'again'\n")
     eventually(lambda: "server" in pids(project))
     assert running.end(signal.SIGINT) == 130
+
+
+def test_a_burst_of_saves_is_one_reload(start: Start, project: Path) -> None:
+    (project / "pages").mkdir()
+    for number in range(200):
+        (project / f"pages/p{number}.py").write_text(f"P{number} = 1\n")
+    imports = "".join(f"import pages.p{number}\n" for number in range(200))
+    (project / "words.py").write_text(f"{imports}GREETING = 'old'\n")
+    running = ready(start([sys.executable, "server.py"]))
+    for number in range(200):
+        (project / f"pages/p{number}.py").write_text(f"P{number} = 2\n")
+    (project / "words.py").write_text(f"{imports}GREETING = str(pages.p7.P7 + pages.p199.P199)\n")
+    port = port_of(running)
+    eventually(lambda: ask(port) == "4")
+    running.until("Reloaded server")
+    assert running.end(signal.SIGINT) == 130
+    assert running.seen.count("Reloaded") == 1
+
+
+def test_a_file_that_nobody_reads_restarts_nothing(start: Start, project: Path) -> None:
+    (project / "unread.py").write_text("a = 1\n")
+    running = ready(start([sys.executable, "server.py"]))
+    before = pids(project)
+    (project / "unread.py").write_text("a = 2\n")
+    (project / "note.txt").write_text("not read either")
+    (project / "words.py").write_text("GREETING = 'new'\n")  # the watcher has come this far
+    running.until("(words.py)")
+    assert before != pids(project)
+    running.end(signal.SIGINT)
+    assert running.seen.count("Reloaded") == 1
+
+
+def test_a_template_read_and_a_module_imported_after_the_start_count(start: Start, project: Path) -> None:
+    (project / "page.html").write_text("one")
+    (project / "late.py").write_text("WORD = 'one'\n")
+    (project / "words.py").write_text(
+        "class Late(str):\n    def encode(self):\n        import late\n"
+        "        return (open('page.html').read() + late.WORD).encode()\nGREETING = Late()\n"
+    )
+    running = ready(start([sys.executable, "server.py"]))
+    port = port_of(running)
+    assert ask(port) == "oneone"
+    (project / "page.html").write_text("two")
+    running.until("(page.html)")
+    assert ask(port) == "twoone"
+    (project / "late.py").write_text("WORD = 'two'\n")
+    eventually(lambda: ask(port) == "twotwo")
+    running.end(signal.SIGINT)
+
+
+def test_a_process_that_writes_what_it_reads_does_not_restart_itself(start: Start, project: Path) -> None:
+    (project / "words.py").write_text(
+        "import os\nfrom pathlib import Path\ncount = Path('count.json')\n"
+        "old = int(count.read_text()) if count.exists() else 0\nPath('new').write_text(str(old + 1))\n"
+        "os.replace('new', count)\nGREETING = str(old)\n"
+    )
+    (project / "count.json").write_text("6")
+    running = ready(start([sys.executable, "server.py"]))
+    port = port_of(running)
+    (project / "words.py").write_text((project / "words.py").read_text() + "# saved\n")
+    eventually(lambda: ask(port) == "7")
+    running.until("Reloaded")
+    assert running.end(signal.SIGINT) == 130
+    assert running.seen.count("Reloaded") == 1
+
+
+def test_an_error_is_shown_once_and_points_at_its_line(start: Start, project: Path) -> None:
+    twice = textwrap.dedent(SERVER).replace("run_processes(Server(),", "run_processes(Server(), Other(),")
+    (project / "server.py").write_text(twice)
+    running = ready(start([sys.executable, "server.py"]))
+    running.until("server")
+    (project / "words.py").write_text("GREETING = (\n'old'\n")
+    shown = running.until("the next save is waited for")
+    assert "words.py:1: SyntaxError: '(' was never closed\n" in shown
+    assert "GREETING = (\n" in shown
+    assert "server and other: the last good code goes on" in shown
+    assert "Traceback" not in shown
+    (project / "words.py").write_text("GREETING = {}['x']\n")
+    shown = running.until("the next save is waited for", times=2)
+    assert "words.py:1: KeyError: 'x'\n" in shown
+    assert "GREETING = {}['x']\n" in shown
+    (project / "words.py").write_text("GREETING = 'mended'\n")
+    running.until("Reloaded server and other")
+    running.end(signal.SIGINT)
+
+
+def test_a_start_that_hangs_is_given_up_and_says_where(start: Start, project: Path) -> None:
+    patient = "from backend.process import unit\nunit.READY_WITHIN = 1\n"
+    (project / "server.py").write_text(patient + textwrap.dedent(SERVER))
+    running = ready(start([sys.executable, "server.py"]))
+    port = port_of(running)
+    (project / "words.py").write_text("import time\ntime.sleep(1000)\nGREETING = 'new'\n")
+    assert "words.py:2: it hangs here" in running.until("the last good code goes on")
+    assert ask(port) == "old"
+    (project / "words.py").write_text("GREETING = 'new'\n")
+    eventually(lambda: ask(port) == "new")
+    assert running.end(signal.SIGINT) == 130
+    assert running.nothing_is_left()
+
+
+def test_a_broken_first_start_waits_for_the_save_that_mends_it(start: Start, project: Path) -> None:
+    (project / "words.py").write_text("raise RuntimeError('not yet')\n")
+    running = start(supervising("server.py"))
+    assert "words.py:1: RuntimeError: not yet" in running.until("waits for the next save")
+    (project / "words.py").write_text("GREETING = 'now'\n")
+    running.until("Ready.")
+    assert ask(port_in(project)) == "now"
+    assert running.end(signal.SIGINT) == 130
+
+
+def test_a_crash_loop_ends_with_the_next_save(start: Start, project: Path) -> None:
+    crashing = "from backend.process import unit\nunit.FIRST_DELAY = 0.05\n" + textwrap.dedent(SERVER).replace(
+        "        await serve_asgi",
+        "        asyncio.get_running_loop().call_later(0.2, words.crash)\n            await serve_asgi",
+    )
+    (project / "server.py").write_text(crashing)
+    (project / "words.py").write_text("import os\nGREETING = 'old'\ndef crash(): os._exit(7)\n")
+    running = ready(start([sys.executable, "server.py"]))
+    running.until("server has ended 5 times in a row, at last with status 7")
+    (project / "words.py").write_text("GREETING = 'sound'\ndef crash(): pass\n")
+    running.until("Reloaded server")
+    assert ask(port_in(project)) == "sound"
+    assert running.end(signal.SIGINT) == 130
+
+
+def port_in(project: Path) -> int:
+    [served] = [each for each in status.read(project / ".data/run") if each.name == "server" and each.address]
+    return int(str(served.address).rpartition(":")[2])
+
+
+class TestConfiguration:
+    """What changes in the Procfile and in .env while it runs."""
+
+    SAYING = "import os, time\nprint('hears', os.environ.get('WORD'), flush=True)\ntime.sleep(1000)\n"
+
+    @pytest.fixture
+    def running(self, start: Start, tmp_path: Path) -> Running:
+        (tmp_path / "say.py").write_text(self.SAYING)
+        (tmp_path / ".env").write_text("WORD=one\nSECRET=s3cret\n")
+        (tmp_path / "Procfile").write_text("say: python say.py\nother: sleep 1000\n")
+        running = ready(start([sys.executable, "-m", "backend"]))
+        running.until("hears one") if "hears one" not in running.seen else None
+        return running
+
+    def test_a_changed_env_file_reaches_the_processes_and_is_told_by_name(self, running: Running) -> None:
+        (running.folder / ".env").write_text("WORD=two\nSECRET=s3cret\nNEW=1\n")
+        assert ".env: NEW, WORD changed." in running.until("hears two")
+        assert running.end(signal.SIGINT) == 130
+        assert "s3cret" not in running.seen
+
+    def test_processes_are_added_exchanged_and_removed(self, running: Running) -> None:
+        procfile = running.folder / "Procfile"
+        procfile.write_text("say: python say.py\nother: sleep 2000\nmore: echo more; sleep 1000\n")
+        shown = running.until("more.1 ") + running.until("| more")
+        assert "other has another command in the Procfile: sleep 2000" in running.seen
+        assert "more is new in the Procfile" in running.seen, shown
+        procfile.write_text("say: python say.py\n")
+        running.until("other is no longer in the Procfile, and ends.")
+        running.until(
+            "more is no longer in the Procfile, and ends."
+        ) if "more is no longer" not in running.seen else None
+        procfile.write_text("say: python say.py\nmore: echo again; sleep 1000\n")
+        running.until("| again")
+        assert running.end(signal.SIGINT) == 130
+        assert running.nothing_is_left()
+
+    def test_a_broken_procfile_changes_nothing(self, running: Running) -> None:
+        (running.folder / "Procfile").write_text("say python say.py\n")
+        assert "line 1 of the Procfile is 'say python say.py'" in running.until("What runs goes on as it is.")
+        (running.folder / "say.py").write_text(self.SAYING.replace("hears", "still hears"))
+        running.until("still hears one")
+        assert running.end(signal.SIGINT) == 130
