@@ -312,7 +312,7 @@ def test_a_broken_first_start_waits_for_the_save_that_mends_it(start: Start, pro
 def test_a_crash_loop_ends_with_the_next_save(start: Start, project: Path) -> None:
     crashing = "from backend.process import unit\nunit.FIRST_DELAY = 0.05\n" + textwrap.dedent(SERVER).replace(
         "        await serve_asgi",
-        "        asyncio.get_running_loop().call_later(0.2, words.crash)\n            await serve_asgi",
+        "        asyncio.get_running_loop().call_later(0.2, words.crash)\n        await serve_asgi",
     )
     (project / "server.py").write_text(crashing)
     (project / "words.py").write_text("import os\nGREETING = 'old'\ndef crash(): os._exit(7)\n")
