@@ -8,10 +8,11 @@ from backend.process.launch import CAN_FORK, ForkServer, Memory
 
 
 def main() -> int:
-    server = ForkServer() if CAN_FORK else None
-    if server:  # it imports what the last start needed while we import what we need
-        server.import_too(Memory(Path(os.environ.get("DATA_DIR", ".data"), "run", "imports")).all())
-    from backend.app import run_procfile  # noqa: PLC0415 - see above
+    memory = Memory(Path(os.environ.get("DATA_DIR", ".data"), "run", "imports"))
+    server = ForkServer.by_fork(memory) if CAN_FORK else None
+    if server:  # it imports what the last start needed, while this process imports the project
+        server.import_too(memory.all())
+    from backend.app import run_procfile  # noqa: PLC0415 - none of the project before the fork
     from backend.settings import take_flags  # noqa: PLC0415
 
     take_flags("", sys.argv[1:])

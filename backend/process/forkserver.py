@@ -36,11 +36,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from setproctitle import setproctitle
 
 PR_SET_PDEATHSIG = 1
+# Looked up before any fork. Only Linux has it, and only there is anything forked.
+PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
 # sd_listen_fds(3): the first descriptor that is handed over.
 FIRST_FD = 3
 # Free descriptors from here on are used to sort handed-over ones into place.
@@ -60,7 +62,6 @@ class ForkServer:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._pid = os.getpid()
-        self._prctl = ctypes.CDLL(None).prctl
         # Not epoll: it would be one more descriptor to be closed in each fork.
         self._selector = selectors.PollSelector()
         self._selector.register(link, selectors.EVENT_READ)
@@ -137,9 +138,7 @@ class ForkServer:
         """True in the fork."""
         pid = os.fork()
         if pid == 0:
-            self._prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != self._pid:  # it died before the line above
-                os._exit(1)
+            _die_with(self._pid)
             return True
         pidfd = os.pidfd_open(pid)
         self._forks[pidfd] = pid, number
@@ -214,6 +213,14 @@ class ForkServer:
             self._link.send(json.dumps(message).encode())
 
 
+def _die_with(parent: int) -> None:
+    """Have the end of `parent` send us SIGTERM."""
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
 def _has_threads() -> bool:
     return len(os.listdir("/proc/self/task")) > 1
 
@@ -258,16 +265,39 @@ def _track(*, forked: bool) -> None:
     answer_where(Path.cwd())
 
 
+def become(link: socket.socket, parent: int) -> NoReturn:
+    """In a process just forked off `parent`: be a fork server as if started by the command."""
+    os.setsid()
+    _die_with(parent)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.closerange(FIRST_FD, link.fileno())
+    package = __name__.partition(".")[0]
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]  # forks are to have the project's code of their own time
+    del sys.path[0]
+    sys.path_importer_cache.clear()
+    _serve(link)
+
+
 def main() -> None:
+    if sys.argv[1] == "-":
+        _run(sys.argv[2:], forked=False)
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+def _serve(link: socket.socket) -> NoReturn:
     # Once before the fork: it looks for its place beside the environment, which forks exchange.
-    setproctitle(shlex.join(sys.orig_argv))
-    forked = sys.argv[1] != "-"
-    argv: Sequence[str] | None = sys.argv[2:]
-    if forked:
-        gc.disable()  # imports leave little garbage, and what moves least is shared longest
-        argv = ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+    setproctitle(f"{sys.executable} -P {__file__}")
+    gc.disable()  # imports leave little garbage, and what moves least is shared longest
+    argv = ForkServer(link).serve()
     if argv is None:
-        os._exit(0)  # without taking apart all that was imported
+        os._exit(0)
+    _run(argv, forked=True)
+
+
+def _run(argv: Sequence[str], *, forked: bool) -> NoReturn:
     try:
         run(argv, forked=forked)
     except SystemExit as error:
@@ -280,7 +310,7 @@ def main() -> None:
     _end(0)
 
 
-def _end(code: object) -> None:
+def _end(code: object) -> NoReturn:
     """As sys.exit, without taking apart all that was imported, which takes a tenth of a second."""
     if code is not None and not isinstance(code, int):
         sys.stderr.write(f"{code}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib
 import json
 import os
 import shlex
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +27,10 @@ from backend.process.tracking import RELOAD_ROOT
 
 # A fork server lives in Linux only: elsewhere a fork of an interpreter is not safe, or there is none.
 CAN_FORK = sys.platform == "linux"
+
+
+# Under this name the memory has what a supervisor itself imports.
+SUPERVISOR = "app"
 
 
 class CannotFork(Exception):
@@ -141,16 +147,38 @@ class ForkServer:
     It dies with the thread that made it; from `begin` on it belongs to the event loop that is running.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, link: socket.socket, pid: int, wait: Callable[[], object]) -> None:
+        self._link = link
+        self._pid = pid
+        self._wait = wait
         self._needed: set[str] = set()
         self._forks: dict[int, Fork] = {}
         self._count = 0
         self._retired = False
-        self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._link, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_MESSAGE)
+
+    @classmethod
+    def by_fork(cls, memory: Memory) -> ForkServer:
+        """Fork it off this process, which has no threads yet, and has loaded nothing of the project but this.
+
+        What the two have in common, this process imports before.
+        """
+        for name in memory.of(SUPERVISOR):
+            with suppress(Exception):
+                importlib.import_module(name)
+        link, theirs = _link()
+        pid = os.fork()
+        if pid == 0:
+            link.close()
+            forkserver.become(theirs, os.getppid())
+        theirs.close()
+        return cls(link, pid, partial(os.waitpid, pid, 0))
+
+    @classmethod
+    def by_command(cls) -> ForkServer:
+        """Start it anew."""
+        link, theirs = _link()
         with theirs:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-P", forkserver.__file__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -158,6 +186,7 @@ class ForkServer:
                 start_new_session=True,
                 preexec_fn=die_with_parent(os.getpid()),
             )
+        return cls(link, process.pid, process.wait)
 
     def begin(self, guard: Guard, on_unsafe: Callable[[str], None], *, ahead: bool) -> None:
         """Be ready to start jobs; with `ahead`, have one forked before it is asked for."""
@@ -165,7 +194,7 @@ class ForkServer:
         self._on_unsafe = on_unsafe
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._link, self._hear)
-        guard.add(self._process.pid)
+        guard.add(self._pid)
         self._say({"ahead": ahead})
 
     @property
@@ -225,13 +254,19 @@ class ForkServer:
             return
         self._loop.remove_reader(self._link)
         self._link.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1)
-        self._process.kill()
-        self._process.wait()
-        self._guard.discard(self._process.pid)
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        self._wait()
+        self._guard.discard(self._pid)
         while self._forks:
             self._forks.popitem()[1].end_without_parent()
+
+
+def _link() -> tuple[socket.socket, socket.socket]:
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_MESSAGE)
+    return ends
 
 
 class Launcher:
@@ -247,12 +282,14 @@ class Launcher:
         self._ahead = ahead
         self._memory = Memory(memory)
         self._fork = fork
-        self._server = self._begin(server or ForkServer()) if fork else None
+        own = (__package__ or "").partition(".")[0]
+        self._memory.add(SUPERVISOR, [name for name in sys.modules if name.partition(".")[0] not in (own, "__main__")])
+        self._server = self._begin(server or ForkServer.by_command()) if fork else None
 
     async def start(self, job: Job) -> Launched:
         if self._fork and job.argv is not None:
             if self._server is None or not self._server.alive:
-                self._server = self._begin(ForkServer())
+                self._server = self._begin(ForkServer.by_command())
             with suppress(CannotFork):
                 return await self._server.start(job, self._memory.of(job.name))
         return Plain(job)
@@ -268,7 +305,7 @@ class Launcher:
         if self._server:
             self._server.retire()
             self._memory.forget()
-            self._server = self._begin(ForkServer())
+            self._server = self._begin(ForkServer.by_command())
 
     def close(self) -> None:
         self._memory.write()
@@ -283,7 +320,7 @@ class Launcher:
         self._memory.exclude(module)
         if self._server:
             self._server.retire()
-            self._server = self._begin(ForkServer())
+            self._server = self._begin(ForkServer.by_command())
 
 
 class Memory:

@@ -65,6 +65,7 @@ SETTINGS = {
     "min_wal_size": "32MB",
     "max_wal_size": "256MB",
     "max_worker_processes": "2",
+    "max_logical_replication_workers": "0",  # no launcher for them either
     "io_method": "sync",  # the default keeps three more processes
     "jit": "off",
     "timezone": "UTC",
