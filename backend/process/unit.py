@@ -197,8 +197,8 @@ class Unit(Process):
         else:
             self.broken = True
             self._say(
-                f"{self.short_name} has ended {self.crashes} times in a row, the last time with status {current.status}:"
-                f" it waits for the next save, or `invoke restart {self.short_name}`"
+                f"{self.short_name} has ended {self.crashes} times in a row, the last time with status"
+                f" {current.status}: it waits for the next save, or `invoke restart {self.short_name}`"
             )
 
     @property
