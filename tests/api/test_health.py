@@ -11,7 +11,7 @@ from backend.process.status import started
 
 async def test_a_server_with_its_database_is_ready(api):
     async with api.get("/readyz") as answer:
-        assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": []})
+        assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": [], "failures": []})
 
 
 async def test_readiness_waits_for_what_starts_and_shows_what_is_gone(api, tmp_path: Path):
