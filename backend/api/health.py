@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -15,6 +14,7 @@ from backend.api.services import Use
 from backend.errors import Unavailable
 from backend.process import roster, status
 from backend.process.process import State
+from backend.settings import Settings
 from backend.store.connection import Queryable
 
 # Seconds the database has to answer.
@@ -60,8 +60,7 @@ async def livez() -> Alive:
 
 @router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
 async def readyz(use: Use) -> Ready:
-    folder = use.settings.data_dir / "run"
-    statuses = await asyncio.to_thread(status.read, folder)
+    statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")
     # One that has stopped is shown, but is no reason to turn clients away: others may do its work. Nor is one that
     # starts beside its predecessor.
     serving = {each.name for each in statuses if each.state is State.RUNNING}
@@ -72,12 +71,13 @@ async def readyz(use: Use) -> Ready:
     if faults:
         raise Unavailable(f"Not ready: {', '.join(faults)}.", headers={"Retry-After": "1"})
     known = [ProcessState(name=one.name, state=one.state, pid=one.pid, address=one.address) for one in statuses]
-    if use.settings.app_env != "development":
-        return Ready(processes=known)
-    return Ready(processes=known, failures=await asyncio.to_thread(_failures, folder))
+    return Ready(processes=known, failures=await asyncio.to_thread(_failures, use.settings))
 
 
-def _failures(folder: Path) -> list[FailedReload]:
+def _failures(settings: Settings) -> list[FailedReload]:
+    """None in production: what they say is for those who write the code."""
+    if settings.app_env == "production":
+        return []
     return [
         FailedReload(
             processes=each.processes,
@@ -85,7 +85,7 @@ def _failures(folder: Path) -> list[FailedReload]:
             file=each.failure.file,
             line=each.failure.line,
         )
-        for each in roster.held(folder)
+        for each in roster.held(settings.data_dir / "run")
     ]
 
 

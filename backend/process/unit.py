@@ -228,9 +228,9 @@ class Unit(Process):
             await first(self._renewed, self._crew.stopping, self._removed)
             return
         delay = min(FIRST_DELAY * 2 ** (self.crashes - 1), LONGEST_DELAY)
-        self._say(f"{self.name} ended with status {current.status}, starts again in {delay:g} s")
         self.next_try = time.time() + delay
         self._tell()
+        self._say(f"{self.name} ended with status {current.status}, starts again in {delay:g} s")
         if not await first(self._renewed, self._crew.stopping, self._removed, timeout=delay):
             async with self._changing:
                 if self.current is current:
@@ -239,15 +239,15 @@ class Unit(Process):
 
     def _give_up(self, current: Child) -> None:
         current.close_sockets()  # connections are refused from now on, instead of waiting
-        if self.broken:
-            self._say(f"{self.short_name} waits for the next save")
-        else:
-            self.broken = True
+        looping, self.broken = not self.broken, True
+        self._tell()
+        if looping:
             self._say(
                 f"{self.short_name} has ended {self.crashes} times in a row, the last time with status"
                 f" {current.status}: it waits for the next save, or `invoke restart {self.short_name}`"
             )
-        self._tell()
+        else:
+            self._say(f"{self.short_name} waits for the next save")
 
     @property
     def short_name(self) -> str:
