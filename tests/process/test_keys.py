@@ -155,6 +155,32 @@ def test_a_stopped_one_leaves_the_terminal_and_takes_it_again(open_terminal: Ope
     terminal.until("stopped (rc")
 
 
+def test_ctrl_z_leaves_the_terminal_as_it_was_to_shells_that_see_to_nothing(tmp_path: Path) -> None:
+    command = procfile(tmp_path, one="sleep 1000")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(command[0], command)
+    before = termios.tcgetattr(terminal)
+    seen = b""
+    while b"Keys:" not in seen:
+        seen += os.read(terminal, 10_000)
+    eventually(lambda: termios.tcgetattr(terminal) != before)
+    os.write(terminal, b"\x1a")
+    _, state = os.waitpid(pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(state)
+    assert termios.tcgetattr(terminal) == before
+    os.kill(pid, signal.SIGCONT)
+    eventually(lambda: termios.tcgetattr(terminal) != before)
+    os.write(terminal, b"q")
+    while b"stopped (rc" not in seen:
+        seen += os.read(terminal, 10_000)
+    _, state = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(state) == 130
+    os.close(terminal)
+
+
 def test_in_the_background_nothing_is_read_and_no_time_is_spent(open_terminal: Open) -> None:
     terminal = open_terminal()
     terminal.type("\x1a")
