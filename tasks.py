@@ -6,6 +6,7 @@ invoke, which then reads the second part of this file.
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -321,8 +322,33 @@ def export(c: Context, format: str, to: str = "") -> None:
 
 @job(help={"json": "for programs"})
 def status(c: Context, json: bool = False) -> None:
-    """Show each process: its state, pid, address. Status 1 when nothing runs."""
+    """Show each process: its state, pid, uptime, memory, address. Status 1 when nothing runs."""
     become("-m", "backend.control", "status", *["--json"] * json)
+
+
+def word_after(task_name: str) -> list[str]:
+    """["name"] if the command line has a word after the task: invoke has no positional argument that may be missing."""
+    after = sys.argv[sys.argv.index(task_name) :] if task_name in sys.argv else []
+    before_rest = after[: after.index("--")] if "--" in after else after
+    pairs = itertools.pairwise(before_rest)
+    found = any(not word.startswith("-") and before not in ("--lines", "-l") for before, word in pairs)
+    return ["name"] if found else []
+
+
+@job(positional=word_after("restart"), help={"name": "as `status` shows it; more may follow: `restart -- rest db`"})
+def restart(c: Context, name: str | None = None) -> None:
+    """Start one process anew without a gap, or all: `invoke restart rest`."""
+    become("-m", "backend.control", "restart", *([name] if name else []), *rest())
+
+
+@job(
+    positional=word_after("logs"),
+    help={"name": "as `status` shows it", "follow": "go on until Ctrl-C", "lines": "how many of the last (100)"},
+)
+def logs(c: Context, name: str | None = None, follow: bool = False, lines: int = 100) -> None:
+    """Show what the processes said last, or one of them: `invoke logs rest --follow`."""
+    names = [*([name] if name else []), *rest()]
+    become("-m", "backend.control", "logs", f"--lines={lines}", *["--follow"] * follow, *names)
 
 
 @job(help={"json": "for programs"})
@@ -421,7 +447,9 @@ def check_agent(c: Context, file: str) -> None:
     become("-m", "backend.agent_cli", "check", os.path.abspath(file))
 
 
-namespace = Collection(dev, start, stop, status, doctor, export, test, lint, format, typecheck, bench, lock, clean)
+namespace = Collection(
+    dev, start, stop, restart, status, logs, doctor, export, test, lint, format, typecheck, bench, lock, clean
+)
 namespace.add_collection(Collection("db", upgrade, reset, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")

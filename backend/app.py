@@ -84,9 +84,17 @@ def _run_together(
     begun = commands()
     folder = _run_folder(settings)
     with _only_one(folder) as record:
-        supervisor = Supervisor(_welcome, as_json=settings.app_env == "production", folder=folder, server=server)
+        as_json, log_dir = settings.app_env == "production", settings.log_dir
+        try:
+            supervisor = Supervisor(_welcome, as_json=as_json, folder=folder, server=server, log_dir=log_dir)
+        except OSError as error:
+            raise CannotRun(
+                f"LOG_DIR is '{log_dir}', where nothing can be written ({error.strerror}): set it to a folder you own."
+            ) from error
         if reload:
-            supervisor.reload(Path.cwd(), [settings.data_dir.absolute()], commands)
+            ignored = [settings.data_dir.absolute(), *([log_dir.resolve()] if log_dir else [])]
+            supervisor.reload(Path.cwd(), ignored, commands)
+            supervisor.take_keys()
         for command in begun:
             supervisor.add(command)
         record.write(State.RUNNING)

@@ -36,6 +36,10 @@ def _postgres_address(value: object) -> object:
     return value or None
 
 
+def _none_if_empty(value: object) -> object:
+    return value or None
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -56,6 +60,9 @@ class Settings(BaseSettings):
         default=None, description="postgresql://… of an external PostgreSQL; unset: the bundled one in DATA_DIR"
     )
     data_dir: Path = Field(default=Path(".data"), description="folder of the bundled PostgreSQL and of run-time files")
+    log_dir: Annotated[Path | None, BeforeValidator(_none_if_empty)] = Field(
+        default=None, description="folder that gets a log file of each process, a new one every 10 MB; 5 old are kept"
+    )
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         default="info", description="debug, info, warning or error"
     )

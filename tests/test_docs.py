@@ -13,6 +13,7 @@ import pytest
 
 from backend.blocks import coercion
 from backend.blocks.block import Block, BlockError, Context
+from backend.process.keys import HINT
 from backend.settings import Settings
 from tests.journeys.environment import PATIENCE, ROOT, Environment, settings_for, started
 
@@ -57,6 +58,29 @@ def test_the_commands_of_the_readme_work_in_their_order_and_print_what_it_shows(
 def test_the_commands_that_look_work(server: Environment, command: str):
     assert f"`{command.removesuffix(' --help')}" in README
     assert shell(server, command)
+
+
+# The first becomes the server of this test, the last would end it.
+OF_THE_SERVER = {"invoke dev", "invoke stop"}
+
+
+def test_the_commands_of_the_development_guide_work(server: Environment):
+    guide = (ROOT / "docs/development.md").read_text(encoding="utf-8")
+    shown = [line[2:] for block in fenced(guide, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [command.partition("  #")[0].strip() for command in shown]
+    assert set(commands) >= OF_THE_SERVER
+    for command in commands:
+        if command.endswith("--follow"):
+            # It goes on until Ctrl-C, of which timeout has the status.
+            assert "rest.1" in shell(server, f"timeout --signal=INT 3 {command} || [ $? -eq 124 ]")
+        elif command not in OF_THE_SERVER:
+            assert shell(server, command), command
+
+
+def test_the_keys_of_the_development_guide_are_those_that_there_are():
+    guide = (ROOT / "docs/development.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([^`]+)` \|", guide, re.MULTILINE)
+    assert [key for key in documented if re.search(rf"\b{key}\b", HINT)] == ["s", "r", "1-9", "l", "q", "h"]
 
 
 def test_the_server_in_one_line_of_python_runs(tmp_path: Path, free_port: Callable[[], int], database_url: str):

@@ -246,7 +246,8 @@ def test_the_index_of_the_project_is_complete() -> None:
     command = [sys.executable, "-m", "invoke", "--search-root", str(TASKS.parent), "--list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    everyday = ["dev", "start", "stop", "status", "test", "lint", "format", "typecheck", "bench", "doctor", "clean"]
+    running = ["dev", "start", "stop", "restart", "status", "logs", "doctor"]
+    everyday = [*running, "test", "lint", "format", "typecheck", "bench", "clean"]
     for name in [*everyday, "lock", "db.upgrade", "db.reset", "db.shell", "agent.run", "agent.check"]:
         assert f"\n  {name} " in listed
 

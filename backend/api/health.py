@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from backend.api.problem import DATABASE_ERRORS, documented
 from backend.api.services import Use
 from backend.errors import Unavailable
-from backend.process import status
+from backend.process import roster, status
 from backend.process.process import State
+from backend.settings import Settings
 from backend.store.connection import Queryable
 
 # Seconds the database has to answer.
@@ -35,11 +36,21 @@ class ProcessState(BaseModel):
     address: str | None
 
 
+class FailedReload(BaseModel):
+    """In development: newer code of these processes failed. What ran before goes on, if there was anything."""
+
+    processes: list[str]
+    sentence: str
+    file: str | None
+    line: int | None
+
+
 class Ready(BaseModel):
     """The database answers, and no process of this environment is still starting."""
 
     status: Literal["ok"] = "ok"
     processes: list[ProcessState]
+    failures: list[FailedReload] = []
 
 
 @router.get("/livez", operation_id="livez", summary="Is this process alive?")
@@ -50,14 +61,32 @@ async def livez() -> Alive:
 @router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
 async def readyz(use: Use) -> Ready:
     statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")
-    # One that has stopped is shown, but is no reason to turn clients away: others may do its work.
-    faults = [f"{each.name} is {each.state}" for each in statuses if each.state in (State.IDLE, State.INITIALIZING)]
+    # One that has stopped is shown, but is no reason to turn clients away: others may do its work. Nor is one that
+    # starts beside its predecessor.
+    serving = {each.name for each in statuses if each.state is State.RUNNING}
+    starting = [each for each in statuses if each.state in (State.IDLE, State.INITIALIZING)]
+    faults = [f"{each.name} is {each.state}" for each in starting if each.name not in serving]
     if not await _answers(use.database):
         faults.insert(0, "the database does not answer")
     if faults:
         raise Unavailable(f"Not ready: {', '.join(faults)}.", headers={"Retry-After": "1"})
     known = [ProcessState(name=one.name, state=one.state, pid=one.pid, address=one.address) for one in statuses]
-    return Ready(processes=known)
+    return Ready(processes=known, failures=await asyncio.to_thread(_failures, use.settings))
+
+
+def _failures(settings: Settings) -> list[FailedReload]:
+    """None in production: what they say is for those who write the code."""
+    if settings.app_env == "production":
+        return []
+    return [
+        FailedReload(
+            processes=each.processes,
+            sentence=each.failure.sentence,
+            file=each.failure.file,
+            line=each.failure.line,
+        )
+        for each in roster.held(settings.data_dir / "run")
+    ]
 
 
 async def _answers(database: Queryable) -> bool:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, TextIO
 
 from honcho.printer import Message, Printer
 
+from backend.process.structured import readable
+
 # Bytes read at once, and the length from which a line is passed on in parts.
 PIECE = 65_536
 LONGEST_LINE = 1_048_576
 # Pieces of one process that may wait to be printed; then the process itself has to wait.
 WAITING_PIECES = 8
+
+# What the supervisor itself says is told under this name.
+SYSTEM = "system"
+# Colours, moves of the cursor (CSI) and links (OSC): nothing for a file or for `grep`.
+FOR_TERMINALS = re.compile(r"\033(?:\[[0-?]*[ -/]*[@-~]|\][^\007\033]*(?:\007|\033\\))")
 
 
 def whole_lines(pipe: IO[bytes]) -> Iterator[bytes]:
@@ -87,15 +95,37 @@ class Events:
 
 def notice(text: str) -> Message:
     """A line of the supervisor itself."""
-    return Message(type="line", data=text, time=datetime.now(), name="system", colour=None)
+    return Message(type="line", data=text, time=datetime.now(), name=SYSTEM, colour=None)
 
 
-class PiecePrinter(Printer):
-    """honcho's lines (`12:00:00 rest.1 | …`), a piece of many lines at once."""
+class Lines(Printer):
+    """honcho's printer for one piece of many lines at once. Each in `also` gets every message as well."""
+
+    also: Sequence[Callable[[Message], None]] = ()
+    # The process whose lines alone are shown, beside what the supervisor says.
+    only: str | None = None
 
     def write(self, message: Message) -> None:
+        for hear in self.also:
+            hear(message)
+        if self.only in (None, message.name) or message.name == SYSTEM:
+            self.show(message)
+
+    def show(self, message: Message) -> None:
+        raise NotImplementedError
+
+
+class PiecePrinter(Lines):
+    """For people: `12:00:00 rest.1 | …`. What is meant for terminals is left out where there is none."""
+
+    def show(self, message: Message) -> None:
         prefix = self._prefix(message)
-        lines = _text(message).removesuffix("\n").split("\n")
+        text = text_of(message)
+        if isinstance(message.data, bytes) and (text.startswith("{") or "\n{" in text):
+            text = readable(text, colour=self.colour)
+        if not self.colour:
+            text = plain(text)
+        lines = text.removesuffix("\n").split("\n")
         _write(self.output, "".join(f"{prefix}{line.rstrip(chr(13))}\n" for line in lines))
 
     def _prefix(self, message: Message) -> str:
@@ -103,11 +133,11 @@ class PiecePrinter(Printer):
         return f"\033[0m\033[{message.colour}m{prefix}\033[0m" if self.colour and message.colour else prefix
 
 
-class JsonPrinter(Printer):
+class JsonPrinter(Lines):
     """For machines: what the processes say as they say it (one JSON object a line), and the supervisor likewise."""
 
-    def write(self, message: Message) -> None:
-        text = _text(message).removesuffix("\n") + "\n"
+    def show(self, message: Message) -> None:
+        text = text_of(message).removesuffix("\n") + "\n"
         _write(self.output, text if isinstance(message.data, bytes) else _as_json(text))
 
 
@@ -118,7 +148,12 @@ def _write(output: TextIO, text: str) -> None:
     output.flush()
 
 
-def _text(message: Message) -> str:
+def plain(text: str) -> str:
+    """Without what only terminals understand."""
+    return FOR_TERMINALS.sub("", text) if "\033" in text else text
+
+
+def text_of(message: Message) -> str:
     return message.data.decode(errors="replace") if isinstance(message.data, bytes) else str(message.data)
 
 

@@ -139,24 +139,24 @@ class Reload:
         if done:
             read = {name for name in saved if any(name in (unit.files or ()) for unit in self._crew.units())} or saved
             what = min(read, default="packages") if len(read) <= 1 else f"{len(read)} files"
-            self._crew.say(f"Reloaded {_and(done)} in {seconds * 1000:.0f} ms ({what}).")
+            self._crew.say(f"Reloaded {listed(done)} in {seconds * 1000:.0f} ms ({what}).")
         self.show_failures({each.unit: each.failure for each in results if each.failure})
         if own := sorted(saved & self._own):
             self._own -= saved  # once is enough
-            self._crew.say(f"This supervisor itself takes {_and(own)} in at its next start.")
+            self._crew.say(f"This supervisor itself takes {listed(own)} in at its next start.")
 
     def show_failures(self, failures: Mapping[Unit, Failure]) -> None:
         """Show each error once, with all the processes it keeps from starting."""
         for failure in dict.fromkeys(failures.values()):
             units = [unit for unit in failures if failures[unit] == failure]
             serving = [unit for unit in units if unit.serves]
-            names = _and([unit.short_name for unit in units])
+            names = listed([unit.short_name for unit in units])
             state = "the last good code goes on" if serving else "nothing older could go on"
             self._crew.say(f"{failure}\n{names}: {state}; the next save is waited for.")
         self._crew.note_change()
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

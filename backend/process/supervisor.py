@@ -15,14 +15,19 @@ from types import FrameType
 
 from honcho.manager import Manager
 
+from backend.process import roster
 from backend.process.configuration import Configuration
+from backend.process.control import Control
 from backend.process.failure import Failure
 from backend.process.guard import Guard
+from backend.process.keys import HINT, Keys
 from backend.process.launch import CAN_FORK, ForkServer, Launcher
-from backend.process.output import Events, JsonPrinter, PiecePrinter, in_colour, notice
+from backend.process.logfiles import LogFiles
+from backend.process.output import Events, JsonPrinter, Lines, PiecePrinter, in_colour, notice
 from backend.process.procfile import Command
 from backend.process.reload import Reload
 from backend.process.sockets import notify
+from backend.process.tail import Tail
 from backend.process.unit import Unit
 
 # What every process can tell about where it is reached: its name -> label -> address.
@@ -33,8 +38,9 @@ class Supervisor(Manager):
     """honcho's Manager with its `loop()` unchanged: it prints what happens in a thread, where the processes are led.
 
     The exit status is in `returncode` after `loop()`. `welcome` makes the text that is shown once all are ready.
-    `folder` is where it keeps what makes the next start faster, `server` a fork server that was started before;
-    `fork=False` starts every process anew.
+    `folder` is where it tells what runs, and keeps what makes the next start faster; `server` is a fork server that was
+    started before; `fork=False` starts every process anew. `log_dir` is where what the processes say is stored; OSError
+    when it cannot be written to.
     """
 
     def __init__(
@@ -45,10 +51,17 @@ class Supervisor(Manager):
         folder: Path | None = None,
         server: ForkServer | None = None,
         fork: bool = CAN_FORK,
+        log_dir: Path | None = None,
     ) -> None:
         output = sys.stdout
-        super().__init__(JsonPrinter(output) if as_json else PiecePrinter(output, colour=in_colour(output)))
+        printer: Lines = JsonPrinter(output) if as_json else PiecePrinter(output, colour=in_colour(output))
+        super().__init__(printer)
+        self.printer: Lines = printer
         self.events = Events()
+        self.folder = folder
+        self.tail = Tail()
+        self._log_files = LogFiles(log_dir, self.say) if log_dir else None
+        printer.also = [self.tail.hear, *([self._log_files.hear] if self._log_files else [])]
         self.stopping = asyncio.Event()
         # Held by the thread that leads; its end ends what was started, so that is where both are made.
         self.guard: Guard
@@ -60,6 +73,8 @@ class Supervisor(Manager):
         self._fork = fork
         self._root: Path | None = None
         self._reload: Reload | None = None
+        self._keys: Keys | None = None
+        self._control: Control | None = None
         self._crew: asyncio.AbstractEventLoop | None = None
         self._lives: asyncio.TaskGroup
         self._welcomed = False
@@ -80,6 +95,11 @@ class Supervisor(Manager):
         self._root = root
         self._reload = Reload(self, root, ignored, Configuration(self, root, commands).take_in)
 
+    def take_keys(self) -> None:
+        """Obey single keys, if this runs in a terminal that somebody sees. Call it before `run`."""
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            self._keys = Keys(self, sys.stdin.fileno())
+
     def run(self) -> int:
         """Run until all have ended, and return the exit status. Nothing that was started is left."""
         self._take_signals()
@@ -91,6 +111,10 @@ class Supervisor(Manager):
             self.returncode = 128 + signal.SIGPIPE
         finally:
             self._end_all()
+            if self._keys:
+                self._keys.restore()
+            if self._log_files:
+                self._log_files.close()
         return self.returncode or 0
 
     def add_now(self, command: Command) -> None:
@@ -103,11 +127,15 @@ class Supervisor(Manager):
         self.events.call(begin)  # honcho's loop goes through its processes in its own thread
 
     def remove_now(self, unit: Unit) -> None:
+        def forget() -> None:
+            self._processes.pop(unit.name, None)
+            self._in_crew(self.note_change)
+
         unit.remove()
-        self.events.call(lambda: self._processes.pop(unit.name, None))
+        self.events.call(forget)
 
     def units(self) -> list[Unit]:
-        return [process["obj"] for process in self._processes.values()]
+        return [process["obj"] for process in list(self._processes.values())]
 
     def say(self, text: str) -> None:
         self.events.put(notice(text))
@@ -117,11 +145,14 @@ class Supervisor(Manager):
         units = self.units()
         if not self._welcomed and all(unit.was_ready for unit in units):
             self._welcomed = True
-            self.say(self._welcome({unit.short_name: unit.links for unit in units}))
+            text = self._welcome({unit.short_name: unit.links for unit in units})
+            self.say(f"{text.rstrip()}\n{HINT}\n\n" if self._keys else text)
             notify(READY="1")
 
     def note_change(self) -> None:
         """What can be seen from outside is another now."""
+        if self.folder and self._control:
+            roster.write(self.folder, roster.own(self._control.address, [unit.status for unit in self.units()]))
 
     def note_failure(self, unit: Unit, failure: Failure) -> None:
         """At the first start, where nothing older goes on."""
@@ -132,6 +163,8 @@ class Supervisor(Manager):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
+        if self._keys:
+            self._keys.take_signals()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -177,14 +210,24 @@ class Supervisor(Manager):
             self.guard, self._memory, self._server, fork=self._fork, ahead=self._reload is not None
         )
         watching = asyncio.create_task(self._reload.forever()) if self._reload else None
+        self._control = Control(self)
+        await self._control.open()
+        if self._keys:
+            self._keys.open()
         try:
             async with asyncio.TaskGroup() as self._lives:
                 for unit in self.units():
                     self._lives.create_task(unit.live(self))
         finally:
+            self.stopping.set()
+            if self._keys:
+                self._keys.close()
             if watching:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
+            await self._control.close()
+            if self.folder:
+                roster.remove(self.folder)
             self.launcher.close()
 
     def _end_all(self) -> None:

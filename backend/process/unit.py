@@ -18,6 +18,7 @@ from backend.process.guard import Guard
 from backend.process.launch import Launcher
 from backend.process.output import Events, notice
 from backend.process.procfile import PLAIN_COMMAND
+from backend.process.roster import UnitState, UnitStatus
 from backend.process.tracking import RELOAD_ROOT
 
 # Seconds before a crashed process is started again: doubling from the first to the second.
@@ -44,6 +45,8 @@ class Crew(Protocol):
     def note_ready(self, unit: Unit) -> None: ...
 
     def note_failure(self, unit: Unit, failure: Failure) -> None: ...
+
+    def note_change(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Unit(Process):
     reloads = 0
     crashes = 0
     last_error: Failure | None = None
+    failed_at: float | None = None
+    # When the next start after a crash is due, in seconds since 1970.
+    next_try: float | None = None
+    # When what `state` tells of this pid began.
+    since = 0.0
+    _told: tuple[UnitState, int] | None = None
+    _ended = False
 
     async def live(self, crew: Crew) -> None:
         """From the first start to the last end, which comes when all stop or a start is hopeless."""
@@ -86,10 +96,14 @@ class Unit(Process):
         status = None
         self.current = current = await self._spawn()
         self._send_message({"pid": current.pid}, type="start")
+        self._tell()
         try:
             status = await self._keep_alive(current)
         finally:
-            await asyncio.gather(*(child.stop() for child in self._children), *self._retiring)
+            async with self._changing:  # what an exchange starts is known before it is ended
+                await asyncio.gather(*(child.stop() for child in self._children), *self._retiring)
+            self._ended = True
+            self._tell()
             if not self._removed.is_set():
                 self._send_message({"returncode": self.current.status or 0 if status is None else status}, type="stop")
 
@@ -110,6 +124,8 @@ class Unit(Process):
         async with self._changing:
             old = self.current
             assert old
+            if self._crew.stopping.is_set() or self._removed.is_set():
+                return Exchange(self, done=False)
             if not self.notifies:
                 await old.stop()
             new = await self._spawn(old)
@@ -118,18 +134,46 @@ class Unit(Process):
                 self.reloads += 1
                 self.broken = False
                 self.crashes = 0
+                self.last_error = self.failed_at = None
                 self._succeed(new)
                 return Exchange(self, done=True)
             self._retire(new)
             if failure:
-                self.broken = True
-                self.last_error = failure
+                self.broken = self.root is not None  # where no save is waited for, the next start may well succeed
+                self._fail(failure)
+                self._tell()
             return Exchange(self, done=False, failure=failure)
 
     @property
     def files(self) -> set[str] | None:
         """Which files of the project it has read, as far as it has told."""
         return self.current.files if self.current else None
+
+    @property
+    def state(self) -> UnitState:
+        if self._ended:
+            return UnitState.STOPPED
+        if self.current is None or not self.current.exited.is_set():
+            return UnitState.RUNNING if self.serves else UnitState.STARTING
+        if self.next_try:
+            return UnitState.RESTARTING
+        return UnitState.WAITING if self.broken else UnitState.STARTING
+
+    @property
+    def status(self) -> UnitStatus:
+        return UnitStatus(
+            name=self.short_name,
+            state=self.state,
+            pid=self.current.pid if self.current else 0,
+            since=self.since,
+            address=self.links.get("address") if self.current else None,
+            reloads=self.reloads,
+            crashes=self.crashes,
+            next_try=self.next_try,
+            failure=self.last_error,
+            failed_at=self.failed_at,
+            held=self.broken,
+        )
 
     @property
     def serves(self) -> bool:
@@ -182,29 +226,33 @@ class Unit(Process):
     async def _revive(self, current: Child) -> None:
         self.crashes += 1
         self.broken = self.broken or (not self.was_ready and current.failure is not None)
-        self.last_error = current.failure or Failure(f"ended with status {current.status}")
         self._renewed.clear()
+        self._fail(current.failure or Failure(f"ended with status {current.status}"))
         if self.broken or (self.root and self.crashes >= CRASH_LOOP):
             self._give_up(current)
             await first(self._renewed, self._crew.stopping, self._removed)
             return
         delay = min(FIRST_DELAY * 2 ** (self.crashes - 1), LONGEST_DELAY)
+        self.next_try = time.time() + delay
+        self._tell()
         self._say(f"{self.name} ended with status {current.status}, starts again in {delay:g} s")
         if not await first(self._renewed, self._crew.stopping, self._removed, timeout=delay):
             async with self._changing:
                 if self.current is current:
                     self._succeed(await self._spawn(current))
+        self.next_try = None
 
     def _give_up(self, current: Child) -> None:
         current.close_sockets()  # connections are refused from now on, instead of waiting
-        if self.broken:
-            self._say(f"{self.short_name} waits for the next save")
-        else:
-            self.broken = True
+        looping, self.broken = not self.broken, True
+        self._tell()
+        if looping:
             self._say(
-                f"{self.short_name} has ended {self.crashes} times in a row, at last with status {current.status}:"
-                f" it waits for the next save, or `invoke restart {self.short_name}`"
+                f"{self.short_name} has ended {self.crashes} times in a row, the last time with status"
+                f" {current.status}: it waits for the next save, or `invoke restart {self.short_name}`"
             )
+        else:
+            self._say(f"{self.short_name} waits for the next save")
 
     @property
     def short_name(self) -> str:
@@ -216,9 +264,23 @@ class Unit(Process):
         """What `executor.1` and `executor.2` have in common."""
         return self.name.partition(".")[0]
 
+    def _fail(self, failure: Failure) -> None:
+        self.last_error = failure
+        self.failed_at = time.time()
+
+    def _tell(self) -> None:
+        """Something that can be seen from outside has changed."""
+        now = (self.state, self.current.pid if self.current else 0)
+        if now != self._told:
+            self._told = now
+            self.since = time.time()
+        self._crew.note_change()
+
     def _succeed(self, new: Child) -> None:
         old, self.current = self.current, new
+        self.next_try = None
         self._renewed.set()
+        self._tell()
         if old:
             self._retire(old)
 
@@ -265,6 +327,7 @@ class Unit(Process):
         self.links = child.links
         asyncio.get_running_loop().call_later(SOUND_AFTER, self._note_sound, child)
         self._crew.note_ready(self)
+        self._tell()
 
     def _note_sound(self, child: Child) -> None:
         if self.current is child and not child.exited.is_set():

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from backend.api.health import _failures
+from backend.process import roster
+from backend.process.failure import Failure
+from backend.process.roster import UnitState, UnitStatus
 from backend.process.status import started
+from backend.settings import Settings
 
 
 async def test_a_server_with_its_database_is_ready(api):
     async with api.get("/readyz") as answer:
-        assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": []})
+        assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": [], "failures": []})
 
 
 async def test_readiness_waits_for_what_starts_and_shows_what_is_gone(api, tmp_path: Path):
@@ -29,6 +35,32 @@ async def test_readiness_waits_for_what_starts_and_shows_what_is_gone(api, tmp_p
         assert answer.status == 200
         states = {each["name"]: each["state"] for each in (await answer.json())["processes"]}
     assert states == {"rest": "running", "executor": "stopped"}
+
+
+async def test_failed_reloads_are_shown_in_development_while_the_old_code_serves(api, tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = {"name": "rest", "state": "running", "pid": os.getpid(), "since": 0, "started": started(os.getpid())}
+    (folder / "rest.1.json").write_text(json.dumps(process))
+    (folder / "rest.2.json").write_text(json.dumps(process | {"state": "initializing"}))
+    failure = Failure("SyntaxError: no", "backend/rest.py", 3, "    excerpt")
+    unit = UnitStatus("rest", UnitState.RUNNING, os.getpid(), 0, None, 1, 0, None, failure, 0, held=True)
+    units = [unit, replace(unit, name="db"), replace(unit, name="executor", held=False)]
+    roster.write(folder, roster.own("@nowhere", units))
+    async with api.get("/readyz") as answer:
+        assert answer.status == 200
+        told = (await answer.json())["failures"]
+    expected = {"processes": ["rest", "db"], "sentence": "SyntaxError: no", "file": "backend/rest.py", "line": 3}
+    assert told == [expected]
+
+
+async def test_in_production_no_failed_reload_is_shown(tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    unit = UnitStatus("rest", UnitState.RUNNING, os.getpid(), 0, None, 1, 0, None, Failure("secret"), 0, held=True)
+    roster.write(folder, roster.own("@nowhere", [unit]))
+    for app_env, expected in (("production", []), ("development", ["secret"])):
+        assert [each.sentence for each in _failures(Settings(app_env=app_env, data_dir=tmp_path))] == expected
 
 
 async def test_metrics_count_requests_by_operation_and_runs_by_status(api, start_run, queue_run):

@@ -180,13 +180,53 @@ def test_what_a_crashed_process_left_behind_goes_before_it_starts_again(start: S
     assert running.nothing_is_left()
 
 
-def test_twenty_thousand_lines_arrive_whole_and_in_order(start: Start, tmp_path: Path) -> None:
-    script = "import time; [print('line', number) for number in range(20_000)]; print('last, without an end', end='')"
-    running = start(procfile(tmp_path, chatty=f'python -c "{script}"; sleep 1000'), PYTHONUNBUFFERED="")
-    running.until("line 19999")
+def test_two_hundred_thousand_lines_arrive_whole_in_order_and_attributed(start: Start, tmp_path: Path) -> None:
+    script = "[print('line', number) for number in range(100_000)]; print('last, without an end', end='')"
+    line = f'python -c "{script}"; sleep 1000'
+    running = start(procfile(tmp_path, one=line, other=line), PYTHONUNBUFFERED="")
+    running.until("line 99999\n", times=2)
     running.end(signal.SIGINT)
-    said = [line.partition("| ")[2] for line in running.seen.splitlines() if "chatty.1 " in line and "| l" in line]
-    assert said == [*(f"line {number}" for number in range(20_000)), "last, without an end"]
+    expected = [*(f"line {number}" for number in range(100_000)), "last, without an end"]
+    for name in ("one.1", "other.1"):
+        lines = [line.split(" ", 1)[1] for line in running.seen.splitlines()]
+        said = [line.partition("| ")[2] for line in lines if line.startswith(name)]
+        assert said == expected
+
+
+def test_a_line_of_a_megabyte_and_bytes_that_are_no_text_arrive(start: Start, tmp_path: Path) -> None:
+    script = "import os; os.write(1, b'x' * 1_000_000 + b'end' + bytes([10, 0, 1, 255, 128, 10])); print('after')"
+    running = start(procfile(tmp_path, odd=f'python -c "{script}"; sleep 1000'))
+    running.until("after")
+    running.end(signal.SIGINT)
+    said = [line.partition("| ")[2] for line in running.seen.split("\n") if " odd.1 " in line.partition("|")[0]]
+    assert said == ["x" * 1_000_000 + "end", "\0\1\ufffd\ufffd", "after"]
+
+
+def test_what_a_grandchild_says_after_the_end_of_its_parent_is_heard_and_holds_nothing_up(
+    start: Start, tmp_path: Path
+) -> None:
+    late = "until [ -e go ]; do sleep 0.05; done; echo late"
+    running = start(procfile(tmp_path, parent=f"setsid sh -c '{late}' & sleep 0.3; exit 1"))
+    running.until("starts again in")
+    (tmp_path / "go").touch()
+    assert "parent.1 | late\n" in running.until("late")
+    (tmp_path / "go").unlink()
+    running.until("starts again in", times=2)
+    began = time.monotonic()
+    running.end(signal.SIGINT)
+    assert time.monotonic() - began < 5
+    (tmp_path / "go").touch()  # it had left the group: nobody's child any more
+    assert running.nothing_is_left()
+
+
+def test_json_of_a_process_is_text_for_people_in_development(start: Start, tmp_path: Path) -> None:
+    line = """echo '{"level":30,"msg":"it listens","port":80}'; sleep 1000"""
+    assert "| info it listens port=80\n" in start(procfile(tmp_path, node=line)).until("it listens")
+
+
+def test_colours_of_a_process_are_left_out_where_there_is_no_terminal(start: Start, tmp_path: Path) -> None:
+    running = start(procfile(tmp_path, red="printf '\\033[31mred\\033[0m seen\\n'; sleep 1000"))
+    assert "| red seen\n" in running.until("seen")
 
 
 def test_a_flood_neither_grows_memory_nor_holds_up_others_or_the_end(start: Start, tmp_path: Path) -> None:
@@ -213,7 +253,7 @@ def test_python_in_a_procfile_is_this_interpreter(start: Start, tmp_path: Path) 
     assert f"| {sys.executable}\n" in start(procfile(tmp_path, which=line), PATH="/usr/bin:/bin").until(sys.executable)
 
 
-COLOURS = 'python -c \'import os; print(os.environ.get("FORCE_COLOR"), "seen")\'; sleep 1000'
+COLOURS = 'python -c \'import os; print("\\033[31mred", os.environ.get("FORCE_COLOR"), "seen")\'; sleep 1000'
 
 
 def test_without_a_terminal_there_is_no_colour(start: Start, tmp_path: Path) -> None:
@@ -235,7 +275,7 @@ def test_on_a_terminal_there_is_colour_unless_unwanted(tmp_path: Path, no_color:
     while process.poll() is None:
         eventually(lambda: process.poll() is not None)
     os.close(ours)
-    assert (b"\033[" in seen) == (not no_color)
+    assert (b"\033[" in seen) == (b"| \033[0m\033[31mred" in seen) == (not no_color)
 
 
 def test_in_production_every_line_is_json(start: Start, tmp_path: Path) -> None:
@@ -261,6 +301,26 @@ def test_in_production_every_line_is_json(start: Start, tmp_path: Path) -> None:
 
 def test_when_nobody_reads_any_more_all_end(start: Start, tmp_path: Path) -> None:
     command = procfile(tmp_path, chatty="while sleep 0.05; do echo tick; done")
-    running = start(["/bin/sh", "-c", f"{' '.join(command)} | head -n 3"])
-    running.end()
+    running = start(["/bin/bash", "-o", "pipefail", "-c", f"{' '.join(command)} | head -n 3"])
+    assert running.end() == 141
     assert running.nothing_is_left()
+
+
+def test_each_process_has_a_log_file_where_wanted_and_its_lines_reload_nothing(start: Start, tmp_path: Path) -> None:
+    command = procfile(tmp_path, chatty="for i in 1 2 3; do echo tick $i; sleep 0.2; done; echo all; sleep 1000")
+    running = start(command, LOG_DIR="logs")
+    running.until("all")
+    running.end(signal.SIGINT)
+    logged = (tmp_path / "logs/chatty.log").read_text().splitlines()
+    assert [line.split(" ", 1)[1] for line in logged] == ["tick 1", "tick 2", "tick 3", "all"]
+    assert "Ready." in (tmp_path / "logs/system.log").read_text()
+
+
+def test_the_log_folder_is_no_code(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    running = ready(start(procfile(tmp_path, own="python -c 'import time; time.sleep(1000)'"), LOG_DIR="./logs"))
+    (tmp_path / "logs/not_code.py").touch()
+    (tmp_path / "code.py").write_text("\n")
+    assert "(code.py)" in running.until("Reloaded own")
+    running.end(signal.SIGINT)
+    assert running.seen.count("Reloaded") == 1
