@@ -6,6 +6,7 @@ import asyncio
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -104,6 +105,9 @@ class Supervisor(Manager):
         """Run until all have ended, and return the exit status. Nothing that was started is left."""
         self._take_signals()
         self.guard = Guard()
+        self._signals, wake = socket.socketpair()
+        wake.setblocking(False)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         try:
             self.loop()
         except BrokenPipeError:  # nobody reads what we print
@@ -111,6 +115,9 @@ class Supervisor(Manager):
             self.returncode = 128 + signal.SIGPIPE
         finally:
             self._end_all()
+            signal.set_wakeup_fd(-1)
+            wake.close()
+            self._signals.close()
             if self._keys:
                 self._keys.restore()
             if self._log_files:
@@ -209,6 +216,7 @@ class Supervisor(Manager):
         self.launcher = Launcher(
             self.guard, self._memory, self._server, fork=self._fork, ahead=self._reload is not None
         )
+        self._crew.add_reader(self._signals, self._wake)
         watching = asyncio.create_task(self._reload.forever()) if self._reload else None
         self._control = Control(self)
         await self._control.open()
@@ -229,6 +237,11 @@ class Supervisor(Manager):
             if self.folder:
                 roster.remove(self.folder)
             self.launcher.close()
+
+    def _wake(self) -> None:
+        """Have the main thread see to a signal: one that comes just before it waits for the queue would not wake it."""
+        self._signals.recv(4096)
+        self.events.call(lambda: None)
 
     def _end_all(self) -> None:
         """After an error in the loop the processes are still there; what they say now is lost."""
