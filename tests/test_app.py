@@ -67,7 +67,7 @@ def test_a_data_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) ->
 def test_a_log_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("a: true")
     (tmp_path / "file").touch()
-    ended = run("backend.app", "--log-dir", "file/logs", folder=tmp_path)
+    ended = run("backend", "--log-dir", "file/logs", folder=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr == (
         "LOG_DIR is 'file/logs', where nothing can be written (Not a directory): set it to a folder you own.\n"

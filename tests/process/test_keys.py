@@ -24,7 +24,7 @@ Settings = list[object]
 
 
 class Terminal:
-    """A shell with job control in a pseudo-terminal, which has started `backend.app` in its foreground."""
+    """A shell with job control in a pseudo-terminal, which has started `python -m backend` in its foreground."""
 
     def __init__(self, folder: Path, command: str) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Terminal:
         os.waitpid(self.pid, 0)
 
 
-APP = f"{sys.executable} -m backend.app"
+APP = f"{sys.executable} -m backend"
 Open = Callable[..., Terminal]
 
 

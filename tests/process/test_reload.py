@@ -317,7 +317,7 @@ def test_a_crash_loop_ends_with_the_next_save(start: Start, project: Path) -> No
     (project / "server.py").write_text(crashing)
     (project / "words.py").write_text("import os\nGREETING = 'old'\ndef crash(): os._exit(7)\n")
     running = ready(start([sys.executable, "server.py"]))
-    running.until("server has ended 5 times in a row, at last with status 7")
+    running.until("server has ended 5 times in a row, the last time with status 7")
     (project / "words.py").write_text("GREETING = 'sound'\ndef crash(): pass\n")
     running.until("Reloaded server")
     assert ask(port_in(project)) == "sound"
