@@ -107,7 +107,7 @@ def _why_not_bound(host: str, port: int) -> str:
             probe.bind(address)
     except OSError as error:
         owner = owner_of(port)
-        return "" if "agent-server" in owner or "backend." in owner else f"cannot be had ({error.strerror}){owner}"
+        return "" if "agent-server" in owner or "-m backend" in owner else f"cannot be had ({error.strerror}){owner}"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -142,10 +143,19 @@ class JsonPrinter(Lines):
 
 
 def _write(output: TextIO, text: str) -> None:
-    """All at once; what the terminal's encoding cannot show becomes a question mark."""
+    """All at once; what the terminal's encoding cannot show becomes a question mark.
+
+    Raises BrokenPipeError when nobody reads any more. A disk that is full costs the lines, not the processes.
+    """
     encoding = output.encoding or "utf-8"
-    output.write(text.encode(encoding, "replace").decode(encoding))
-    output.flush()
+    try:
+        output.write(text.encode(encoding, "replace").decode(encoding))
+        output.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
 
 
 def plain(text: str) -> str:

@@ -69,15 +69,17 @@ def settings_for(folder: Path, free_port: Callable[[], int], **more: str) -> dic
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ports = {"AGENT_API_PORT": str(free_port()), "WEBSOCKET_SERVER_PORT": str(free_port())}
-    return clean | ports | {"DATA_DIR": str(folder / "data"), "PATH": path} | more
+    # Titles of processes are not to cover their environment, by which they are found.
+    found_by = {"SPT_NOENV": "1"}
+    return clean | ports | found_by | {"DATA_DIR": str(folder / "data"), "PATH": path} | more
 
 
 @contextmanager
-def started(variables: dict[str, str], *command: str) -> Iterator[Environment]:
+def started(variables: dict[str, str], *command: str, folder: Path = ROOT) -> Iterator[Environment]:
     """Start a command, wait until the API is ready, and make sure that it ends."""
     process = subprocess.Popen(
         command or (sys.executable, "-m", "backend"),
-        cwd=ROOT,
+        cwd=folder,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

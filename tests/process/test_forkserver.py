@@ -68,12 +68,12 @@ def command_of(pid: int) -> str:
 
 def test_what_processes_have_imported_is_imported_beforehand_the_next_time(telling) -> None:
     first = telling()
-    assert told(first, "imported") == told(first, " pid"), "the first time each imports by itself"
     first.end(signal.SIGINT)
+    assert told(first, "imported") == told(first, " pid"), "the first time each imports by itself"
     second = telling()
     server = str(fork_server_of(second))
-    assert told(second, "imported") == [server, server]
     second.end(signal.SIGINT)
+    assert told(second, "imported") == [server, server]
 
 
 def test_a_fork_carries_no_threads_descriptors_signals_or_random_state(telling) -> None:
@@ -103,14 +103,15 @@ def test_a_package_that_starts_a_thread_is_not_imported_beforehand(telling, pack
     (packages / "package.py").write_text(PACKAGE + thread)
     telling().end(signal.SIGINT)
     running = telling()
-    assert told(running, "imported") == told(running, " pid")
     running.end(signal.SIGINT)
+    assert told(running, "imported") == told(running, " pid")
     assert json.loads((running.folder / ".data/run/imports").read_text())["unsafe"] == ["package"]
 
 
 def test_a_killed_fork_server_costs_no_more_than_a_restart(telling) -> None:
     running = telling()
-    before = told(running, " pid")
+    while len(before := told(running, " pid")) < 2:
+        running.until("main=", times=len(before) + 1)
     os.kill(fork_server_of(running), signal.SIGKILL)
     eventually(lambda: len(told(running, " pid")) >= 4 or not running.until("imported"))
     assert not set(before) & set(told(running, " pid")[2:])

@@ -324,3 +324,16 @@ def test_the_log_folder_is_no_code(start: Start, tmp_path: Path) -> None:
     assert "(code.py)" in running.until("Reloaded own")
     running.end(signal.SIGINT)
     assert running.seen.count("Reloaded") == 1
+
+
+def test_a_full_disk_below_the_output_costs_the_lines_and_nothing_else(tmp_path: Path) -> None:
+    command = procfile(tmp_path, talks="echo hello; sleep 1000")
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full, stderr=subprocess.PIPE
+        )
+    eventually(lambda: len(processes_in(tmp_path)) >= 4)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=40)
+    assert (process.returncode, complaint) == (130, b"")
+    eventually(lambda: not processes_in(tmp_path))
