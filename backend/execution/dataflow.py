@@ -32,6 +32,9 @@ class _Gathering:
         self.incomplete: dict[int, NodeInputs] = {}
         # Per pin, the incomplete node runs that lack it, oldest first.
         self.lacking: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        # Of each of them, how many pins it lacks that are not static; and those that lack none, oldest first.
+        self.due: dict[int, int] = {}
+        self.only_static: dict[int, NodeInputs] = {}
         # The values of the static pins in the latest node run that became complete.
         self.latest_static: dict[str, Any] = {}
 
@@ -58,12 +61,16 @@ class Dataflow:
         return complete
 
     def incomplete(self) -> list[tuple[NodeInputs, list[str]]]:
-        """The node runs still waiting, each with the pins it lacks."""
+        """The node runs still waiting, each with the pins it lacks; known static ones only if it lacks no other."""
         return [
-            (inputs, [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values])
+            (inputs, self._lacks(gathering, inputs))
             for gathering in self._gathering.values()
             for inputs in gathering.incomplete.values()
         ]
+
+    def _lacks(self, gathering: _Gathering, inputs: NodeInputs) -> list[str]:
+        lacking = [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values]
+        return [pin for pin in lacking if pin not in gathering.latest_static] or lacking
 
     def _pins(self, node_id: str) -> Mapping[str, bool]:
         return self._topology.pins[node_id]
@@ -76,11 +83,9 @@ class Dataflow:
         gathering = self._gathering[link.sink_id]
         inputs = self._oldest_lacking(gathering, link)
         self._fill(gathering, inputs, link.sink_name, value)
-        self._fill_static(gathering, inputs)
         complete = self._take_if_complete(gathering, inputs)
-        if self._pins(link.sink_id)[link.sink_name]:
-            for other in list(gathering.incomplete.values()):
-                self._fill_static(gathering, other)
+        if link.is_static and gathering.latest_static:
+            for other in list(gathering.only_static.values()):
                 complete += self._take_if_complete(gathering, other)
         return complete
 
@@ -89,24 +94,33 @@ class Dataflow:
         if lacking:
             return gathering.incomplete[next(iter(lacking))]
         inputs = self._new(link.sink_id)
-        gathering.incomplete[inputs.number] = inputs
-        for pin in self._pins(link.sink_id):
+        pins = self._pins(link.sink_id)
+        for pin in pins:
             gathering.lacking[pin][inputs.number] = None
+        gathering.incomplete[inputs.number] = inputs
+        gathering.due[inputs.number] = len(pins) - sum(pins.values())
+        if gathering.due[inputs.number] == 0:
+            gathering.only_static[inputs.number] = inputs
         return inputs
 
     def _fill(self, gathering: _Gathering, inputs: NodeInputs, pin: str, value: Any) -> None:
         inputs.values[pin] = value
         del gathering.lacking[pin][inputs.number]
-
-    def _fill_static(self, gathering: _Gathering, inputs: NodeInputs) -> None:
-        for pin, value in gathering.latest_static.items():
-            if pin not in inputs.values:
-                self._fill(gathering, inputs, pin, value)
+        if not self._pins(inputs.node_id)[pin]:
+            gathering.due[inputs.number] -= 1
+            if gathering.due[inputs.number] == 0:
+                gathering.only_static[inputs.number] = inputs
 
     def _take_if_complete(self, gathering: _Gathering, inputs: NodeInputs) -> list[NodeInputs]:
         pins = self._pins(inputs.node_id)
-        if len(inputs.values) < len(pins):
+        if inputs.number not in gathering.only_static:
             return []
-        del gathering.incomplete[inputs.number]
+        if len(inputs.values) < len(pins) and not gathering.latest_static:
+            return []
+        # Not before: until it is complete, a newer value of a static pin goes to it.
+        for pin, value in gathering.latest_static.items():
+            if pin not in inputs.values:
+                self._fill(gathering, inputs, pin, value)
+        del gathering.incomplete[inputs.number], gathering.due[inputs.number], gathering.only_static[inputs.number]
         gathering.latest_static = {pin: inputs.values[pin] for pin, static in pins.items() if static}
         return [inputs]

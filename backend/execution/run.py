@@ -142,10 +142,11 @@ class Run:
         self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
-        data = merge({**node.defaults, **inputs.values}) if inputs.values else dict(node.defaults)
-        if node.input_name is not None and node.input_name in self._stored.inputs:
+        data = {**node.defaults, **inputs.values}
+        # A run's input is what its nodes begin with; a value that comes along a link later is another one.
+        if not inputs.values and node.input_name is not None and node.input_name in self._stored.inputs:
             data["value"] = self._stored.inputs[node.input_name]
-        return data
+        return merge(data)
 
     # Running one node
 
