@@ -40,20 +40,27 @@ class _Gathering:
 
 
 class Dataflow:
-    """The state of one run of one graph."""
+    """The state of one run of one graph.
+
+    `ran` are the nodes of which a node run was complete, `put_out` the pins by node on which a value came out.
+    """
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
         self._count = 0
+        self.ran: set[str] = set()
+        self.put_out: defaultdict[str, set[str]] = defaultdict(set)
 
     def start(self) -> list[NodeInputs]:
         """The node runs that need no value from a link."""
+        self.ran.update(node.id for node in self._topology.starting)
         return [self._new(node.id) for node in self._topology.starting]
 
     def deliver(self, node_id: str, pin: str, value: Any) -> list[NodeInputs]:
         """Send a value that `node_id` put out on `pin` along its links; returns the node runs that are complete now."""
         complete: list[NodeInputs] = []
+        self.put_out[node_id].add(base(pin))
         for link in self._topology.outgoing.get((node_id, base(pin)), ()):
             part = extract(pin, value, link.source_name)
             if part is not MISSING:
@@ -67,6 +74,13 @@ class Dataflow:
             for gathering in self._gathering.values()
             for inputs in gathering.incomplete.values()
         ]
+
+    def lacks(self, node_id: str) -> list[str]:
+        """The linked pins for which the oldest incomplete node run of a node waits; all of them if there is none."""
+        gathering = self._gathering[node_id]
+        for inputs in gathering.incomplete.values():
+            return self._lacks(gathering, inputs)
+        return list(self._topology.pins.get(node_id, ()))
 
     def _lacks(self, gathering: _Gathering, inputs: NodeInputs) -> list[str]:
         lacking = [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values]
@@ -122,5 +136,6 @@ class Dataflow:
             if pin not in inputs.values:
                 self._fill(gathering, inputs, pin, value)
         del gathering.incomplete[inputs.number], gathering.due[inputs.number], gathering.only_static[inputs.number]
+        self.ran.add(inputs.node_id)
         gathering.latest_static = {pin: inputs.values[pin] for pin, static in pins.items() if static}
         return [inputs]

@@ -150,6 +150,7 @@ class Checked:
         assert self.results == self._executions_of("output")
         assert status == ("FAILED" if self.unhandled else "COMPLETED")
         assert error is None or f"({self.unhandled[0]}) failed: " in error
+        assert {each["node_id"] for each in self.last.data["never_ran"]} == self.reference.never_ran()
         waiting = {each["node_run"]: (each["node_id"], set(each["pins"])) for each in self.last.data["waiting"]}
         assert waiting == {
             each.number: (each.node["id"], self.reference.lacks(each))
