@@ -149,7 +149,8 @@ NODE_IDS = "pqrstuvw"
 SINKS = [*"antantantd", "items", "value", "a_#_k", "a_#_k_$_1", "a_$_0", "d_#_k", "d_#_l_$_1_#_k", "d_@_k", "items_$_0", "items_$_2"]  # fmt: skip  # noqa: E501
 SOURCES = ["out", "out", "out", "done", "error", "out_#_k", "out_#_l_$_0", "out_#_l_$_1_#_k", "out_@_d_#_k", "out_$_0"]
 
-small = st.sampled_from([0, 1, 2, 3, None, True, "", "x", "5", "[1, 2]", '{"k": 2}', [1, 2], ["x"], [], {"k": 1}])
+SMALL = [0, 1, 2, 3, None, True, "", "x", "5", "[1, 2]", '{"k": 2}', [1, 2], ["x"], [], {"k": 1}]
+small = st.sampled_from(SMALL)
 DEFAULTS: list[Values] = [
     {"a": 1},
     {"n": 3, "items": [7]},
@@ -167,7 +168,7 @@ NODES = [*RECIPES, "echo", "echo", "each", "each", "each", "odd", "countdown", "
 _randoms = st.integers(0, 2**32).map(Random)
 
 
-def _random_graph(random: Random) -> Values:
+def random_graph(random: Random) -> Values:
     """An agent file of up to eight nodes: most hang on an earlier one; further links go anywhere, also back."""
     count = random.choice([1, 2, 4, 5, 6, 7, 8, 8])
     nodes = [
@@ -190,7 +191,7 @@ def _random_graph(random: Random) -> Values:
     return graph(nodes, links)
 
 
-def _random_crossroads(random: Random) -> Values:
+def random_crossroads(random: Random) -> Values:
     """An agent where much comes together: three sources, some static, into up to three pins of a node and a note."""
     nodes: list[tuple[str, Values]] = [(random.choice(["echo", "store"]), {}) for _ in "pqr"]
     links: list[tuple[int, str, int, str, bool]] = []
@@ -200,8 +201,8 @@ def _random_crossroads(random: Random) -> Values:
     return graph([*nodes, ("echo", {}), ("note", {})], links)
 
 
-graphs = _randoms.map(_random_graph)
-crossroads = _randoms.map(_random_crossroads)
+graphs = _randoms.map(random_graph)
+crossroads = _randoms.map(random_crossroads)
 deaths = st.lists(st.integers(2, 40), max_size=2)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from random import Random
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,11 +14,28 @@ from hypothesis import strategies as st
 
 from backend.blocks import registry
 from backend.execution.dataflow import Dataflow, NodeInputs
+from backend.execution.executor import Worker
 from backend.graphs.graph import Graph
 from backend.graphs.topology import topology
-from backend.store.events import Event
+from backend.store import graphs as store
+from backend.store import runs
+from backend.store.events import ENDS, Event
+from tests.execution.engine import Engine, assert_gap_free
 from tests.execution.in_memory import execute
-from tests.execution.random_graphs import BLOCKS, KINDS, SPECS, crossroads, deaths, graphs, inputs, outputs_of, small
+from tests.execution.random_graphs import (
+    BLOCKS,
+    KINDS,
+    NODE_IDS,
+    SMALL,
+    SPECS,
+    crossroads,
+    deaths,
+    graphs,
+    inputs,
+    outputs_of,
+    random_graph,
+    small,
+)
 from tests.execution.reference_interpreter import DoesNotFit, Execution, ReferenceRun, base_of
 
 # How many random agents: RULE_EXAMPLES=20000 for a long look.
@@ -86,6 +105,46 @@ def test_a_run_does_what_the_rule_says_however_often_its_executor_dies(
         checked.assert_end(journal.end.status, journal.end.error)
 
 
+# Whole runs in PostgreSQL
+
+
+async def test_a_run_whose_executor_is_killed_anywhere_goes_on_by_the_rule_in_another(engine: Engine):
+    at_most = EXAMPLES // 40
+    killed = 0
+    for seed in range(at_most):
+        random = Random(seed)
+        document, given = random_graph(random), {id: random.choice(SMALL) for id in NODE_IDS}
+        alone = await execute(document, given, seed, [])
+        if not alone.end or len(alone.events) < 4:
+            continue  # it goes on for ever, or nothing happens in it
+        run_id = await _queue(engine, document, given)
+        killed += await _kill_after(engine, run_id, random.randrange(2, len(alone.events)))
+        async with engine.worker():
+            run, _ = await engine.end_of(run_id)
+        log = await engine.events(run_id)
+        assert_gap_free(log)
+        Checked(document, given, log).assert_end(run.status, run.error)
+    assert killed > at_most // 4
+
+
+async def _queue(engine: Engine, document: Document, given: dict[str, Any]) -> UUID:
+    graph_id = uuid4()
+    await store.insert(engine.pool, graph_id, 1, "random", document | {"id": str(graph_id)})
+    return await engine.queue(graph_id, **given)
+
+
+async def _kill_after(engine: Engine, run_id: UUID, number: int) -> bool:
+    """Let an executor work on the run until this event of it is written, and kill it; whether the run was rescued."""
+    worker = Worker(engine.pool, engine.settings)
+    await worker.join()
+    dying = asyncio.create_task(worker.work(engine.settings.database_url, asyncio.Event()))
+    await engine.until(run_id, lambda event: event.number >= number or event.type in ENDS)
+    dying.cancel()
+    await asyncio.wait([dying])
+    await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+    return bool(await runs.rescue(engine.pool))
+
+
 class Checked:
     """A log of a run, read as one of the orders in which the reference interpreter may go.
 
@@ -100,7 +159,6 @@ class Checked:
         self.at_work: dict[int, Execution] = {}
         # What an execution has still to put out; None stands for an error in the engine's words.
         self.to_come: dict[int, list[tuple[str, Any]]] = {}
-        self.outputs: dict[str, list[Any]] = {}
         self.results: set[int] = set()
         self.unhandled: list[str] = []
         self.last = log[-1]
@@ -141,9 +199,12 @@ class Checked:
         self.on_node_completed(node_run)
 
     def on_run_output(self, name: str, value: Any, node_run: int) -> None:
-        assert self.at_work[node_run].node["block_id"] == "output"
+        execution = self.at_work[node_run]
+        assert execution.node["block_id"] == "output"
+        assert node_run not in self.results
+        expected = self.reference.input_of(execution)
+        assert (name, value) == (expected["name"], expected.get("value"))
         self.results.add(node_run)
-        self.outputs.setdefault(name, []).append(value)
 
     def assert_end(self, status: str | None, error: str | None) -> None:
         assert (self.ready, self.at_work) == ({}, {})
