@@ -72,6 +72,7 @@ class Run:
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
         self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._results: set[int] = set()
+        self._warned: set[tuple[int, str]] = set()
 
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
@@ -117,6 +118,8 @@ class Run:
                     todo[inputs.number] = inputs
             elif event.type == "run.output":
                 self._results.add(data["node_run"])
+            elif event.type == "run.warning":
+                self._warned.add((data["node_run"], data["message"]))
             elif event.type in ("node.completed", "node.failed"):
                 self._note_end(todo.pop(data["node_run"]), data.get("error"))
         return list(todo.values())
@@ -180,7 +183,8 @@ class Run:
         """Run the block and write what it puts out. Returns its error if it put out one."""
         block_input, warnings = node.prepare(data)
         for warning in warnings:
-            self._write([self._node_event("run.warning", inputs, message=warning)])
+            if (inputs.number, warning) not in self._warned:
+                self._write([self._node_event("run.warning", inputs, message=warning)])
         stands = self._recorded.pop(inputs.number, None)
         async with aclosing(node.block.run(block_input, self._context(node, inputs))) as outputs:
             async for pin, value in outputs:

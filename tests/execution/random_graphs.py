@@ -160,6 +160,7 @@ DEFAULTS: list[Values] = [
     {"a_#_k": 1, "d_#_l_$_1_#_k": "deep", "items_$_1": 2, "value": {"k": 2}},
     {"d": {"l": [0]}, "d_#_l_$_2": 7, "n": 2, "value": [3]},
     {"items": "x", "t": 5, "d": [8], "n": None},
+    {"a_#_k_$_1": "part", "a_#_k": ["whole"], "n": 1},
 ]
 DOES_NOT_FIT = {"a": "no list", "a_$_1": 1}
 NODES = [*RECIPES, "echo", "echo", "each", "each", "each", "odd", "countdown", "nested", "store"]

@@ -61,6 +61,14 @@ async def test_a_failed_run_shows_no_secret_wherever_it_went(engine: Engine):
     assert history.failure["inputs"]["a"] == '{"auth":"(secret)"}'
 
 
+async def test_a_failed_run_shows_no_value_of_a_secret_pin(engine: Engine):
+    graph = await engine.add("x.result -> v.password", x="in", v="vault")
+    async with engine.worker():
+        _, history = await engine.run(graph, x="hunter2")
+    assert history.failure
+    assert history.failure["inputs"] == {"name": "v", "password": "(secret)"}
+
+
 async def test_the_error_of_a_failed_run_shows_no_secret(engine: Engine):
     secret = {"block_id": "in", "input_default": {"secret": True}}
     graph = await engine.add("key.result -> o.a", key=secret, o="odd")

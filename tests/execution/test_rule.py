@@ -161,6 +161,7 @@ class Checked:
         self.to_come: dict[int, list[tuple[str, Any]]] = {}
         self.results: set[int] = set()
         self.unhandled: list[str] = []
+        self.warned: set[tuple[int, str]] = set()
         self.last = log[-1]
         for event in log:
             getattr(self, "on_" + event.type.replace(".", "_"), lambda **_: None)(**event.data)
@@ -197,6 +198,11 @@ class Checked:
 
     def on_node_failed(self, node_run: int, **_: Any) -> None:
         self.on_node_completed(node_run)
+
+    def on_run_warning(self, node_run: int, message: str, **_: Any) -> None:
+        assert node_run in self.at_work
+        assert (node_run, message) not in self.warned
+        self.warned.add((node_run, message))
 
     def on_run_output(self, name: str, value: Any, node_run: int) -> None:
         execution = self.at_work[node_run]
