@@ -29,6 +29,7 @@ STATUS_AFTER = {
     "run.queued": "QUEUED",
     "run.started": "RUNNING",
     "run.resumed": "RUNNING",
+    "run.rescued": "QUEUED",
     "run.completed": "COMPLETED",
     "run.failed": "FAILED",
     "run.terminated": "TERMINATED",

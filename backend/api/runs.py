@@ -88,6 +88,31 @@ class Warning(BaseModel):
     message: str = Field(examples=["a: ‘abc’ is not a number, 0 is taken"])
 
 
+class Failure(BaseModel):
+    """The node execution that a run failed for: the first that failed while its `error` leads nowhere."""
+
+    node_id: str
+    node_run: int = Field(description="the `number` of the node execution")
+    node: str = Field(description="what people call the node", examples=["Fetch the page (fetch)"])
+    error: str
+    inputs: dict[str, str] = Field(description="its input by pin, as text: shortened, and without secrets")
+
+
+class NeverRan(BaseModel):
+    """A node that never ran, though the run has ended."""
+
+    node_id: str
+    reason: str = Field(examples=["waits for the pin `b`: its only source, Fetch the page (fetch), failed"])
+
+
+class Waiting(BaseModel):
+    """Values that came to a node, but not enough of them for it to run with."""
+
+    node_id: str
+    node_run: int
+    pins: list[str] = Field(description="the pins for which no value came")
+
+
 class RunDetail(RunSummary):
     """A run with all that has happened in it so far."""
 
@@ -97,6 +122,9 @@ class RunDetail(RunSummary):
     )
     node_executions: list[NodeExecution]
     warnings: list[Warning] = Field(description="values that lost something on their way into a node")
+    failure: Failure | None = Field(description="what the run FAILED for, if that was a node")
+    never_ran: list[NeverRan] = Field(description="the nodes that never ran, and why, once the run has ended by itself")
+    waiting: list[Waiting] = Field(description="what was left waiting for more when the run ended by itself")
 
 
 @router.post(
@@ -203,9 +231,15 @@ async def _read_detail(database: Queryable, run_id: UUID) -> RunDetail:
 def _detail(run: StoredRun, history: History) -> RunDetail:
     executions = [_node_execution(run.id, node_run) for node_run in history.node_runs.values()]
     summary = _summary(run, len(executions))
-    warnings = [Warning(**warning) for warning in history.warnings]
     return RunDetail(
-        **summary, attempt=run.attempt, outputs=history.outputs, node_executions=executions, warnings=warnings
+        **summary,
+        attempt=run.attempt,
+        outputs=history.outputs,
+        node_executions=executions,
+        warnings=[Warning(**warning) for warning in history.warnings],
+        failure=Failure(**history.failure) if history.failure else None,
+        never_ran=[NeverRan(**each) for each in history.never_ran],
+        waiting=[Waiting(**each) for each in history.waiting],
     )
 
 

@@ -32,25 +32,35 @@ class _Gathering:
         self.incomplete: dict[int, NodeInputs] = {}
         # Per pin, the incomplete node runs that lack it, oldest first.
         self.lacking: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        # Of each of them, how many pins it lacks that are not static; and those that lack none, oldest first.
+        self.due: dict[int, int] = {}
+        self.only_static: dict[int, NodeInputs] = {}
         # The values of the static pins in the latest node run that became complete.
         self.latest_static: dict[str, Any] = {}
 
 
 class Dataflow:
-    """The state of one run of one graph."""
+    """The state of one run of one graph.
+
+    `ran` are the nodes of which a node run was complete, `put_out` the pins by node on which a value came out.
+    """
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
         self._count = 0
+        self.ran: set[str] = set()
+        self.put_out: defaultdict[str, set[str]] = defaultdict(set)
 
     def start(self) -> list[NodeInputs]:
         """The node runs that need no value from a link."""
+        self.ran.update(node.id for node in self._topology.starting)
         return [self._new(node.id) for node in self._topology.starting]
 
     def deliver(self, node_id: str, pin: str, value: Any) -> list[NodeInputs]:
         """Send a value that `node_id` put out on `pin` along its links; returns the node runs that are complete now."""
         complete: list[NodeInputs] = []
+        self.put_out[node_id].add(base(pin))
         for link in self._topology.outgoing.get((node_id, base(pin)), ()):
             part = extract(pin, value, link.source_name)
             if part is not MISSING:
@@ -58,12 +68,23 @@ class Dataflow:
         return complete
 
     def incomplete(self) -> list[tuple[NodeInputs, list[str]]]:
-        """The node runs still waiting, each with the pins it lacks."""
+        """The node runs still waiting, each with the pins it lacks; known static ones only if it lacks no other."""
         return [
-            (inputs, [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values])
+            (inputs, self._lacks(gathering, inputs))
             for gathering in self._gathering.values()
             for inputs in gathering.incomplete.values()
         ]
+
+    def lacks(self, node_id: str) -> list[str]:
+        """The linked pins for which the oldest incomplete node run of a node waits; all of them if there is none."""
+        gathering = self._gathering[node_id]
+        for inputs in gathering.incomplete.values():
+            return self._lacks(gathering, inputs)
+        return list(self._topology.pins.get(node_id, ()))
+
+    def _lacks(self, gathering: _Gathering, inputs: NodeInputs) -> list[str]:
+        lacking = [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values]
+        return [pin for pin in lacking if pin not in gathering.latest_static] or lacking
 
     def _pins(self, node_id: str) -> Mapping[str, bool]:
         return self._topology.pins[node_id]
@@ -76,11 +97,9 @@ class Dataflow:
         gathering = self._gathering[link.sink_id]
         inputs = self._oldest_lacking(gathering, link)
         self._fill(gathering, inputs, link.sink_name, value)
-        self._fill_static(gathering, inputs)
         complete = self._take_if_complete(gathering, inputs)
-        if self._pins(link.sink_id)[link.sink_name]:
-            for other in list(gathering.incomplete.values()):
-                self._fill_static(gathering, other)
+        if link.is_static and gathering.latest_static:
+            for other in list(gathering.only_static.values()):
                 complete += self._take_if_complete(gathering, other)
         return complete
 
@@ -89,24 +108,34 @@ class Dataflow:
         if lacking:
             return gathering.incomplete[next(iter(lacking))]
         inputs = self._new(link.sink_id)
-        gathering.incomplete[inputs.number] = inputs
-        for pin in self._pins(link.sink_id):
+        pins = self._pins(link.sink_id)
+        for pin in pins:
             gathering.lacking[pin][inputs.number] = None
+        gathering.incomplete[inputs.number] = inputs
+        gathering.due[inputs.number] = len(pins) - sum(pins.values())
+        if gathering.due[inputs.number] == 0:
+            gathering.only_static[inputs.number] = inputs
         return inputs
 
     def _fill(self, gathering: _Gathering, inputs: NodeInputs, pin: str, value: Any) -> None:
         inputs.values[pin] = value
         del gathering.lacking[pin][inputs.number]
-
-    def _fill_static(self, gathering: _Gathering, inputs: NodeInputs) -> None:
-        for pin, value in gathering.latest_static.items():
-            if pin not in inputs.values:
-                self._fill(gathering, inputs, pin, value)
+        if not self._pins(inputs.node_id)[pin]:
+            gathering.due[inputs.number] -= 1
+            if gathering.due[inputs.number] == 0:
+                gathering.only_static[inputs.number] = inputs
 
     def _take_if_complete(self, gathering: _Gathering, inputs: NodeInputs) -> list[NodeInputs]:
         pins = self._pins(inputs.node_id)
-        if len(inputs.values) < len(pins):
+        if inputs.number not in gathering.only_static:
             return []
-        del gathering.incomplete[inputs.number]
+        if len(inputs.values) < len(pins) and not gathering.latest_static:
+            return []
+        # Not before: until it is complete, a newer value of a static pin goes to it.
+        for pin, value in gathering.latest_static.items():
+            if pin not in inputs.values:
+                self._fill(gathering, inputs, pin, value)
+        del gathering.incomplete[inputs.number], gathering.due[inputs.number], gathering.only_static[inputs.number]
+        self.ran.add(inputs.node_id)
         gathering.latest_static = {pin: inputs.values[pin] for pin, static in pins.items() if static}
         return [inputs]

@@ -27,11 +27,17 @@ class NodeRun:
 
 @dataclass(slots=True)
 class History:
-    """`outputs` is {name: [values]} of the output nodes, in the order they came."""
+    """`outputs` is {name: [values]} of the output nodes, in the order they came.
+
+    At the end of a run: `failure` is what it failed for, `never_ran` and `waiting` what did not come to run, and why.
+    """
 
     outputs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     node_runs: dict[int, NodeRun] = field(default_factory=dict[int, NodeRun])
     warnings: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    failure: dict[str, Any] | None = None
+    never_ran: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    waiting: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def apply(self, event: Event) -> None:
         """Take in the next event of the run; a type that does not matter here is passed over."""
@@ -50,6 +56,9 @@ class History:
                 self.outputs.setdefault(data["name"], []).append(data["value"])
             case "run.warning":
                 self.warnings.append(data)
+            case "run.completed" | "run.failed":
+                self.failure = data.get("failure")
+                self.never_ran, self.waiting = data.get("never_ran", []), data.get("waiting", [])
             case _:
                 pass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -14,8 +14,10 @@ import structlog
 
 from backend.blocks.block import BlockError, Context
 from backend.blocks.coercion import InputError
+from backend.execution import deaths, failure
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
+from backend.execution.never_ran import never_ran
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
 from backend.store.events import Entry, Event
@@ -65,19 +67,23 @@ class Run:
         self._room = asyncio.Event()
         self._over = False
         self._leaving = False
-        self._failure: str | None = None
+        # The first node run that failed without its error leading anywhere, and why.
+        self._failure: tuple[NodeInputs, str] | None = None
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
         self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._results: set[int] = set()
+        self._warned: set[tuple[int, str]] = set()
 
-    def begin(self, events: Iterable[Event]) -> None:
+    def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
         self._ready.extend(self._replay(events))
         # Not by the attempt: an earlier one may have let go of the run before it wrote anything.
-        first = "run.started" if self._number == 1 else "run.resumed"
+        first = "run.resumed" if any(event.type == "run.started" for event in events) else "run.started"
         self._write([self._event(first, {"attempt": self._stored.attempt})])
         if self._stored.stop_requested:
             return self.stop()
+        if self._stored.attempt > deaths.MAX_DEATHS and (reason := deaths.fatal(events, self._plan)):
+            return self._end([self._event("run.failed", {"error": reason})], "FAILED", reason)
         self._go_on()
 
     def stop(self) -> None:
@@ -112,6 +118,8 @@ class Run:
                     todo[inputs.number] = inputs
             elif event.type == "run.output":
                 self._results.add(data["node_run"])
+            elif event.type == "run.warning":
+                self._warned.add((data["node_run"], data["message"]))
             elif event.type in ("node.completed", "node.failed"):
                 self._note_end(todo.pop(data["node_run"]), data.get("error"))
         return list(todo.values())
@@ -142,10 +150,11 @@ class Run:
         self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
-        data = merge({**node.defaults, **inputs.values}) if inputs.values else dict(node.defaults)
-        if node.input_name is not None and node.input_name in self._stored.inputs:
+        data = {**node.defaults, **inputs.values}
+        # A run's input is what its nodes begin with; a value that comes along a link later is another one.
+        if not inputs.values and node.input_name is not None and node.input_name in self._stored.inputs:
             data["value"] = self._stored.inputs[node.input_name]
-        return data
+        return merge(data)
 
     # Running one node
 
@@ -154,10 +163,10 @@ class Run:
         try:
             async with limit:
                 error = await self._consume(node, inputs, data)
-        except (BlockError, InputError, ValueRefused) as failure:
-            error = str(failure)
-        except Exception as failure:  # A block may raise anything; that ends its node, not the run or the executor.
-            error = f"{type(failure).__name__}: {failure}"
+        except (BlockError, InputError, ValueRefused) as reason:
+            error = str(reason)
+        except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
+            error = f"{type(bug).__name__}: {bug}"
             if limit.expired():
                 error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
             else:
@@ -174,7 +183,8 @@ class Run:
         """Run the block and write what it puts out. Returns its error if it put out one."""
         block_input, warnings = node.prepare(data)
         for warning in warnings:
-            self._write([self._node_event("run.warning", inputs, message=warning)])
+            if (inputs.number, warning) not in self._warned:
+                self._write([self._node_event("run.warning", inputs, message=warning)])
         stands = self._recorded.pop(inputs.number, None)
         async with aclosing(node.block.run(block_input, self._context(node, inputs))) as outputs:
             async for pin, value in outputs:
@@ -233,18 +243,26 @@ class Run:
     def _note_end(self, inputs: NodeInputs, error: str | None) -> None:
         node = self._plan.nodes[inputs.node_id]
         if error is not None and not node.handles_error and self._failure is None:
-            self._failure = f"{node.title} failed: {error}"
+            self._failure = (inputs, error)
 
     def _finish(self) -> None:
         waiting = [
             {"node_id": inputs.node_id, "node_run": inputs.number, "pins": pins}
             for inputs, pins in self._dataflow.incomplete()
         ]
+        rest = {"waiting": waiting, "never_ran": never_ran(self._plan, self._dataflow)}
         if self._failure is None:
-            self._end([self._event("run.completed", {"waiting": waiting})], "COMPLETED", None)
-        else:
-            data = {"error": self._failure, "waiting": waiting}
-            self._end([self._event("run.failed", data)], "FAILED", self._failure)
+            return self._end([self._event("run.completed", rest)], "COMPLETED", None)
+        found = self._described(*self._failure)
+        error = f"{found['node']} failed: {found['error']}"
+        self._end([self._event("run.failed", {"error": error, "failure": found, **rest})], "FAILED", error)
+
+    def _described(self, inputs: NodeInputs, error: str) -> dict[str, Any]:
+        try:
+            data = self._gather(self._plan.nodes[inputs.node_id], inputs)
+        except PinError:
+            data = inputs.values
+        return failure.describe(self._plan, self._stored.inputs, inputs.node_id, inputs.number, error, data)
 
     def _end(self, events: list[Event], status: str, error: str | None) -> None:
         self._over = True

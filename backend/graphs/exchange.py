@@ -83,10 +83,11 @@ def _public(node: Node, catalogue: Catalogue) -> Node:
 
 
 def _public_values(values: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
-    return {pin: value for pin, value in values.items() if not _is_secret(base(pin), properties.get(base(pin)))}
+    return {pin: value for pin, value in values.items() if not is_secret(base(pin), properties.get(base(pin)))}
 
 
-def _is_secret(name: str, schema: Any) -> bool:
+def is_secret(name: str, schema: Any) -> bool:
+    """Whether the values of this pin are only for their owner's eyes."""
     part = object_in(schema)
     named = name == "credentials" or name.endswith("_credentials")
     return named or part.get("secret") is True or "credentials_types" in part
@@ -105,6 +106,6 @@ def _public_call(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_secret_default(name: str, schema: Any) -> Any:
-    if not _is_secret(name, schema):
+    if not is_secret(name, schema):
         return schema
     return {key: part for key, part in object_in(schema).items() if key != "default"}

@@ -25,7 +25,8 @@ class Topology:
 def topology(graph: Graph, catalogue: Catalogue) -> Topology:
     """Links out of blocks whose output is static come back as static, whatever the file says.
 
-    A run begins with the nodes without incoming link and with all input nodes, linked or not; notes never run.
+    A run begins with the nodes without incoming link and with all input nodes, linked or not. Notes never run: a link
+    into one leads nowhere, and is in `incoming` alone.
     """
     nodes = {node.id: node for node in graph.nodes}
     incoming: defaultdict[str, list[Link]] = defaultdict(list)
@@ -35,7 +36,8 @@ def topology(graph: Graph, catalogue: Catalogue) -> Topology:
         link = _effective(given, nodes[given.source_id], catalogue)
         incoming[link.sink_id].append(link)
         pins[link.sink_id][link.sink_name] = link.is_static or pins[link.sink_id].get(link.sink_name, False)
-        outgoing[link.source_id, base(link.source_name)].append(link)
+        if _kind(nodes[link.sink_id], catalogue) is not BlockKind.NOTE:
+            outgoing[link.source_id, base(link.source_name)].append(link)
     return Topology(
         nodes=nodes,
         incoming={key: tuple(links) for key, links in incoming.items()},
@@ -51,6 +53,10 @@ def _effective(link: Link, source: Node, catalogue: Catalogue) -> Link:
 
 
 def _starts(node: Node, linked: bool, catalogue: Catalogue) -> bool:
-    spec = catalogue.get(node.block_id)
-    kind = spec.kind if spec else BlockKind.STANDARD
+    kind = _kind(node, catalogue)
     return kind is BlockKind.INPUT or (kind is not BlockKind.NOTE and not linked)
+
+
+def _kind(node: Node, catalogue: Catalogue) -> BlockKind:
+    spec = catalogue.get(node.block_id)
+    return spec.kind if spec else BlockKind.STANDARD

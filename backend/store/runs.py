@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from backend.store.connection import Queryable
+from backend.store.connection import Pool, Queryable
 from backend.store.executors import DEAD_AFTER
 
 # Channels of NOTIFY, as the statements below name them. A notification is a hint to look, never the news itself.
@@ -91,20 +91,31 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
     )
 
 
-async def rescue(connection: Queryable) -> list[UUID]:
-    """Requeue the runs whose executor is dead. Returns their ids."""
-    rows = await connection.fetch(
-        """
-        WITH alive AS (
-            SELECT id FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)
-        ), rescued AS (
+async def rescue(pool: Pool) -> list[UUID]:
+    """Requeue the runs whose executor is dead; that becomes an event of each. Returns their ids."""
+    async with pool.acquire() as connection, connection.transaction():
+        rows = await connection.fetch(
+            """
+            WITH alive AS (
+                SELECT id FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)
+            )
             UPDATE runs SET status = 'QUEUED', executor = NULL
             WHERE status = 'RUNNING' AND executor NOT IN (SELECT id FROM alive) RETURNING id
+            """,
+            DEAD_AFTER,
         )
-        SELECT id, pg_notify('run_queued', '') FROM rescued
-        """,
-        DEAD_AFTER,
-    )
+        # A statement of its own: only now that the rows are ours is it sure to see the last event of each.
+        await connection.execute(
+            """
+            WITH rescued AS (
+                INSERT INTO run_events (run_id, number, type, data, created_at)
+                SELECT run_id, max(number) + 1, 'run.rescued', '{}', now()
+                FROM run_events WHERE run_id = ANY($1::uuid[]) GROUP BY run_id RETURNING run_id
+            )
+            SELECT pg_notify('run_queued', ''), pg_notify('run_events', run_id::text) FROM rescued
+            """,
+            [row["id"] for row in rows],
+        )
     return [row["id"] for row in rows]
 
 

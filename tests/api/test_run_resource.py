@@ -44,6 +44,32 @@ async def test_the_shared_calculator_gives_39_for_5(api, executor, shared_agents
         assert (await answer.json())["outputs"] == {"Output": [39]}
 
 
+async def test_a_failed_run_tells_what_it_failed_for_what_never_ran_and_what_lost_something(api, executor):
+    calculator = "b1ab9b19-67a6-406d-abf5-2dba76d00c79"
+    add = {"id": "d", "block_id": calculator, "input_default": {"operation": "Add", "a": 1}}
+    item = {"id": "i", "block_id": "262ca24c-1025-43cf-a578-534e23234e97", "input_default": {"list": [1], "index": 9}}
+    nodes = [*ECHO["nodes"], add, item]
+    links = [
+        ECHO["links"][0],
+        {"id": "1", "source_id": "in", "sink_id": "d", "source_name": "result", "sink_name": "b"},
+        {"id": "2", "source_id": "i", "sink_id": "out", "source_name": "item", "sink_name": "title"},
+    ]
+    async with api.post("/api/v2/graphs", json={"name": "Fails", "nodes": nodes, "links": links}) as answer:
+        graph = await answer.json()
+    by_block = {node["block_id"]: node["id"] for node in graph["nodes"]}
+    runs = f"/api/v2/graphs/{graph['id']}/runs"
+    async with api.post(runs, json={"inputs": {"Input": "abc"}}, params={"wait": 30}) as answer:
+        run = await answer.json()
+    assert run["status"] == "FAILED"
+    assert (run["failure"]["node_id"], run["failure"]["inputs"]) == (by_block[item["block_id"]], {"list": "[1]", "index": "9"})  # fmt: skip  # noqa: E501
+    assert run["failure"]["error"] in run["error"]
+    (never,) = run["never_ran"]
+    assert never["node_id"] == by_block[ECHO["nodes"][1]["block_id"]]
+    assert never["reason"].endswith("failed")
+    assert [each["pins"] for each in run["waiting"]] == [["title"]]
+    assert [warning["message"] for warning in run["warnings"]] == ["b: ‘abc’ is not a number, 0 is taken"]
+
+
 async def test_a_run_begins_at_once_and_is_told_as_queued(api, echo):
     async with api.post(echo, json={"inputs": {"Input": 5}}) as answer:
         run = await answer.json()

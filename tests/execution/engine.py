@@ -134,6 +134,19 @@ class FailBlock(TestBlock):
                 raise BlockError("cannot be done")
 
 
+class VaultBlock(TestBlock):
+    """Fails, with a secret."""
+
+    id = "vault"
+
+    class Input(TestBlock.Input):
+        password: str = pin("A secret", default="", secret=True)
+
+    async def run(self, input: Input, context: Context) -> Pins:
+        raise BlockError("stays closed")
+        yield
+
+
 class OddBlock(TestBlock):
     """Puts out what is not JSON."""
 

@@ -69,6 +69,21 @@ async def test_a_dynamic_pin_fills_a_part_of_an_input(engine: Engine):
     assert history.node_runs[2].inputs["a"] == {"country": "UK", "city": "London"}
 
 
+async def test_a_dynamic_pin_among_the_defaults_counts_though_nothing_is_linked(engine: Engine):
+    defaults = {"a_#_city": "London", "a_#_rest_$_1": "UK"}
+    graph = await engine.add("p.out -> y.value", p={"block_id": "pass", "input_default": defaults}, y="out")
+    async with engine.worker():
+        _, history = await engine.run(graph)
+    assert history.outputs == {"y": [{"city": "London", "rest": [None, "UK"]}]}
+
+
+async def test_a_value_that_comes_to_an_input_node_along_a_link_passes_it(engine: Engine):
+    graph = await engine.add("p.out -> x.value", "x.result -> y.value", p={"block_id": "pass", "input_default": {"a": 2}}, x="in", y="out")  # fmt: skip  # noqa: E501
+    async with engine.worker():
+        _, history = await engine.run(graph, x=1)
+    assert sorted(history.outputs["y"]) == [1, 2]
+
+
 async def test_a_failed_node_whose_error_leads_nowhere_fails_the_run_and_is_named(engine: Engine):
     graph = await engine.add("f.out -> y.value", f="fail", y="out")
     async with engine.worker():

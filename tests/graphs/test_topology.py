@@ -40,6 +40,12 @@ def test_a_run_begins_with_unlinked_nodes_and_with_every_input_but_never_with_no
     assert [each.id for each in topology(agent, CATALOGUE).starting] == ["free", "in", "gone"]
 
 
+def test_a_link_into_a_note_leads_nowhere():
+    agent = graph(node("a", FILL), node("note", NOTE), link("a.output", "note.text"))
+
+    assert topology(agent, CATALOGUE).outgoing == {}
+
+
 def test_a_cycle_without_entry_has_no_start():
     agent = graph(node("a", ADD), node("b", ADD), link("a.result", "b.a"), link("b.result", "a.a"))
 
