@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,7 @@ class Reload:
         self._ignored = ignored
         self._on_configuration = on_configuration
         self._saved: set[str] = set()
+        self._meanwhile: set[str] = set()
         self._news = asyncio.Event()
         self._installed = False
         # What no process can take in while the supervisor itself runs on.
@@ -55,6 +57,7 @@ class Reload:
     async def forever(self) -> None:
         """Until it is cancelled."""
         watcher = asyncio.create_task(self._watch())
+        watcher.add_done_callback(self._note_end_of_watching)
         try:
             while True:
                 await self._news.wait()
@@ -63,6 +66,10 @@ class Reload:
                 await self._answer(saved, self._concerned(saved), began)
         finally:
             watcher.cancel()
+
+    def _note_end_of_watching(self, watcher: asyncio.Task[None]) -> None:
+        if not watcher.cancelled():
+            self._crew.say(f"Saves are no longer seen: {watcher.exception()}. Start this again to have them seen.")
 
     async def _watch(self) -> None:
         packages = [Path(each) for each in sys.path if each.endswith("site-packages")]
@@ -83,9 +90,11 @@ class Reload:
     def _concerned(self, saved: set[str]) -> set[Unit]:
         if self._installed:
             return {unit for unit in self._crew.units() if unit.notifies}
-        configured = self._on_configuration(saved)
+        return self._on_configuration(saved) | self._readers(saved)
+
+    def _readers(self, saved: set[str]) -> set[Unit]:
         code = {name for name in saved if Path(name).suffix in CODE}
-        return configured | {unit for unit in self._crew.units() if unit.concerned(saved, code)}
+        return {unit for unit in self._crew.units() if unit.concerned(saved, code)}
 
     async def _answer(self, saved: set[str], units: set[Unit], began: float) -> None:
         while units:
@@ -101,7 +110,10 @@ class Reload:
             results = await asyncio.gather(*exchanges)
             if not more:
                 self._show(saved, results, time.monotonic() - began)
-                return
+                # What was saved meanwhile, and concerned nobody then, may be what the new ones have read.
+                saved, self._meanwhile = self._meanwhile, set()
+                units = {each.unit for each in results if each.done} & self._readers(saved)
+                continue
             await self._until_quiet(BURST_OVER)
             newer = self._take()
             saved |= more | newer
@@ -121,6 +133,7 @@ class Reload:
                 if self._concerned(saved):
                     overtaken.set()
                     return saved
+                self._meanwhile |= saved
         return set()
 
     async def _until_quiet(self, seconds: float) -> None:
@@ -167,4 +180,5 @@ def _is_hidden(name: str) -> bool:
 def _forget_compiled(path: Path) -> None:
     """CPython would use the old one if the new source has the same size and was saved within the same second."""
     if path.suffix == ".py":
-        Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or it is another user's
+            Path(importlib.util.cache_from_source(path)).unlink()
