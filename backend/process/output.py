@@ -139,7 +139,7 @@ class JsonPrinter(Lines):
 
     def show(self, message: Message) -> None:
         text = text_of(message).removesuffix("\n") + "\n"
-        _write(self.output, text if isinstance(message.data, bytes) else _as_json(text))
+        _write(self.output, text if isinstance(message.data, bytes) else _as_json(plain(text)))
 
 
 def _write(output: TextIO, text: str) -> None:

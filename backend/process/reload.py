@@ -21,6 +21,8 @@ CODE = {".py", ".html", ".jinja", ".j2", ".css", ".js", ".sql", ".json", ".yaml"
 # Seconds without a save that end a burst (a checkout of another branch, a formatter at work), and an installation.
 BURST_OVER = 0.05
 INSTALLATION_OVER = 1.0
+# For terminals; where there is none they are left out.
+GREEN, RED, END = "\033[32m", "\033[31m", "\033[0m"
 
 
 class Crew(Protocol):
@@ -152,7 +154,7 @@ class Reload:
         if done:
             read = {name for name in saved if any(name in (unit.files or ()) for unit in self._crew.units())} or saved
             what = min(read, default="packages") if len(read) <= 1 else f"{len(read)} files"
-            self._crew.say(f"Reloaded {listed(done)} in {seconds * 1000:.0f} ms ({what}).")
+            self._crew.say(f"{GREEN}Reloaded {listed(done)}{END} in {seconds * 1000:.0f} ms ({what}).")
         self.show_failures({each.unit: each.failure for each in results if each.failure})
         if own := sorted(saved & self._own):
             self._own -= saved  # once is enough
@@ -165,7 +167,8 @@ class Reload:
             serving = [unit for unit in units if unit.serves]
             names = listed([unit.short_name for unit in units])
             state = "the last good code goes on" if serving else "nothing older could go on"
-            self._crew.say(f"{failure}\n{names}: {state}; the next save is waited for.")
+            lines = [f"{RED}{failure.short}{END}", failure.excerpt, f"{names}: {state}; the next save is waited for."]
+            self._crew.say("\n".join(filter(None, lines)))
         self._crew.note_change()
 
 
