@@ -120,9 +120,7 @@ REQUEST_BODY = {
 async def create(request: Request, response: Response, use: Use) -> GraphDetail:
     """Every file that is sound in structure is stored, with new ids; `problems` tells what keeps it from running."""
     graph = _read(await read_json_bytes(request))
-    # PostgreSQL's text, unlike its json, cannot hold U+0000.
-    name = graph.name.replace("\0", "")
-    stored = await graphs.insert(use.database, UUID(graph.id), graph.version, name, graph.model_dump())
+    stored = await graphs.insert(use.database, UUID(graph.id), graph.version, graph.name, graph.model_dump())
     response.headers["Location"] = f"{router.prefix}/{stored.id}"
     return _detail(stored)
 

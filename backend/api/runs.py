@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
@@ -31,7 +31,7 @@ from backend.execution.history import History, NodeRun, fold
 from backend.graphs.validation import Problem, check_inputs
 from backend.store import events, runs
 from backend.store.connection import Queryable
-from backend.store.identifiers import new_id
+from backend.store.identifiers import new_id, node_run_id
 from backend.store.runs import StoredRun
 from backend.store.statistics import node_run_counts
 
@@ -217,9 +217,4 @@ def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
 
 def _node_execution(run_id: UUID, node_run: NodeRun) -> NodeExecution:
     fields = {name: getattr(node_run, name) for name in NodeRun.__slots__}
-    return NodeExecution.model_construct(id=node_execution_id(run_id, node_run.number), **fields)
-
-
-def node_execution_id(run_id: UUID, number: int) -> UUID:
-    """Always the same for the same node run."""
-    return uuid5(run_id, str(number))
+    return NodeExecution.model_construct(id=node_run_id(run_id, node_run.number), **fields)
