@@ -47,7 +47,6 @@ class Decision:
     data: Any
 
 
-# A column of its own for all that a review does not say itself.
 _REVIEWS = "SELECT reviews.*, graph_id, graph_version FROM reviews JOIN runs ON runs.id = run_id"
 
 
@@ -121,6 +120,11 @@ async def count(connection: Queryable, *, run_id: UUID | None = None, status: st
         run_id,
         status,
     )
+
+
+async def lock_run(connection: Queryable, run_id: UUID) -> str | None:
+    """The status of a run, which until the end of the transaction nobody changes; None if there is no such run."""
+    return await connection.fetchval("SELECT status FROM runs WHERE id = $1 FOR NO KEY UPDATE", run_id)
 
 
 async def decide(connection: Queryable, decisions: Sequence[Decision]) -> set[UUID]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from asyncpg import Record
@@ -226,34 +226,40 @@ async def get(connection: Queryable, id: UUID) -> StoredRun | None:
     return _run(row) if row else None
 
 
+class Wanted(TypedDict, total=False):
+    """Which runs are looked for: those that meet all that is given."""
+
+    graph_id: UUID | None
+    statuses: Sequence[str] | None
+    parent_run_id: UUID | None
+
+
+_WANTED = (
+    "($1::uuid IS NULL OR graph_id = $1) AND ($2::text[] IS NULL OR status = ANY($2))"
+    " AND ($3::uuid IS NULL OR parent_run_id = $3)"
+)
+
+
+def _wanted(wanted: Wanted) -> list[object]:
+    return [wanted.get(name) for name in ("graph_id", "statuses", "parent_run_id")]
+
+
 async def page(
-    connection: Queryable,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None = None,
-    graph_id: UUID | None = None,
-    statuses: Sequence[str] | None = None,
+    connection: Queryable, *, limit: int, before: tuple[datetime, UUID] | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
     rows = await connection.fetch(
-        "SELECT * FROM runs WHERE ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
-        " AND ($4::uuid IS NULL OR graph_id = $4) AND ($5::text[] IS NULL OR status = ANY($5))"
-        " ORDER BY created_at DESC, id DESC LIMIT $1",
+        f"SELECT * FROM runs WHERE {_WANTED} AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::uuid))"
+        " ORDER BY created_at DESC, id DESC LIMIT $4",
+        *_wanted(wanted),
         limit,
         *(before or (None, None)),
-        graph_id,
-        statuses,
     )
     return [_run(row) for row in rows]
 
 
-async def count(connection: Queryable, *, graph_id: UUID | None = None, statuses: Sequence[str] | None = None) -> int:
-    return await connection.fetchval(
-        "SELECT count(*) FROM runs"
-        " WHERE ($1::uuid IS NULL OR graph_id = $1) AND ($2::text[] IS NULL OR status = ANY($2))",
-        graph_id,
-        statuses,
-    )
+async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
+    return await connection.fetchval(f"SELECT count(*) FROM runs WHERE {_WANTED}", *_wanted(wanted))
 
 
 async def delete_ended_before(connection: Queryable, days: int) -> int:
