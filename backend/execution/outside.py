@@ -16,6 +16,7 @@ from uuid import UUID
 
 from backend.blocks.outside import BlockError, Outside, Review
 from backend.execution.dataflow import NodeInputs
+from backend.graphs.graph import MAX_VERSION
 from backend.store import events, graphs, kept_values, reviews, runs
 from backend.store.connection import PASSING, Queryable
 from backend.store.events import ENDS, Event
@@ -126,7 +127,7 @@ class NodeOutside(Outside):
             raise BlockError(f"this run is {most}: does an agent call itself without end?")
         agent = f"{graph_id[:80]} in version {version}"
         with suppress(ValueError):
-            id = UUID(graph_id)
+            id, version = UUID(graph_id), min(version, MAX_VERSION)
             name = await _patiently(lambda: graphs.name_of(self._database, id, version))
             if name is not None:
                 return id, agent, name

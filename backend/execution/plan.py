@@ -13,7 +13,8 @@ from backend.blocks.block import Block
 from backend.blocks.coercion import Prepared
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.graph import Graph, Node
-from backend.graphs.pins import merge
+from backend.graphs.json_types import object_in
+from backend.graphs.pins import PinError, merge
 from backend.graphs.topology import Topology, topology
 from backend.store import graphs
 from backend.store.connection import Queryable
@@ -96,8 +97,12 @@ def _planned(node: Node, found: Topology) -> PlannedNode:
 
 def _call_defaults(node: Node) -> dict[str, Any]:
     """The values of a node that runs another graph, with those that nobody has to give."""
-    own: dict[str, Any] = {"user_id": "", "graph_version": 1, "inputs": {}, "input_schema": {}, "output_schema": {}}
-    return own | {pin: value for pin, value in merge(node.input_default).items() if value is not None}
+    own: dict[str, Any] = {"user_id": "", "graph_version": 1, "input_schema": {}, "output_schema": {}}
+    try:
+        values = {pin: value for pin, value in merge(node.input_default).items() if value is not None}
+    except PinError as error:
+        raise CannotPlan(f"the node {node.name or node.id} cannot be given its values: {error}") from None
+    return own | values | {"inputs": object_in(values.get("inputs"))}
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from uuid import UUID
 
@@ -45,12 +45,11 @@ class Waker:
             try:
                 await self._carry()
             except PASSING:
-                continue
+                self._wake_here(self._runs)  # the answer may be lost that says which were woken
 
     async def _carry(self) -> None:
-        woken = await take_woken(self._pool, self._executor) if self._runs else []
-        # One that is just being let go may not have looked: it is woken again, wherever it is then.
-        self._to_wake |= {id for id in woken if id not in self._runs or not self._runs[id].wake()}
+        if self._runs:
+            self._wake_here(await take_woken(self._pool, self._executor))
         if self._to_wake:
             going, self._to_wake = self._to_wake, set()
             try:
@@ -58,3 +57,7 @@ class Waker:
             except PASSING:
                 self._to_wake |= going
                 raise
+
+    def _wake_here(self, run_ids: Iterable[UUID]) -> None:
+        # One that is just being let go may not have looked: it is woken again, wherever it is then.
+        self._to_wake |= {id for id in run_ids if id not in self._runs or not self._runs[id].wake()}

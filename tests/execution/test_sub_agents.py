@@ -154,6 +154,17 @@ async def test_an_agent_that_is_not_here_is_named(engine: Engine):
         assert run.error.endswith(f"there is no agent {graph_id} in version 3: import it, or choose another")
 
 
+async def test_a_call_with_odd_values_fails_its_run_and_not_the_executor(engine: Engine):
+    child = await engine.add("x.result -> y.value", x=IN, y=OUT)
+    version = await engine.add(c=node(CALL, graph_id=str(child), graph_version=2**63))
+    path = await engine.add(c=node(CALL, graph_id=str(child), **{"inputs_$_x": 1}))
+    listed = await engine.add(c=node(CALL, graph_id=str(child), inputs=[1]))
+    async with engine.worker():
+        assert "there is no agent" in (await engine.run(version))[0].error
+        assert "cannot be given its values" in (await engine.run(path))[0].error
+        assert (await engine.run(listed))[0].status == "COMPLETED"
+
+
 async def test_an_agent_that_calls_itself_without_end_is_told(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(outside, "MAX_DEPTH", 3)
     graph = await calling_itself(engine)
@@ -188,6 +199,26 @@ async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine):
     await runs.request_stop(engine.pool, run_id)
     assert [(await runs.get(engine.pool, id)).status for id in (run_id, child_id)] == ["TERMINATED"] * 2
     assert_gap_free(await engine.events(run_id))
+
+
+async def test_a_caller_is_woken_though_the_answer_that_says_so_is_lost(engine: Engine, monkeypatch):
+    gates.update(g=asyncio.Event(), o=asyncio.Event())
+    parent = await calling(engine, await gated_child(engine), o="gate")  # `o` keeps the caller with its executor
+    taken = waking.take_woken
+
+    async def lost(*arguments: Any) -> list[UUID]:
+        if await taken(*arguments):
+            raise ConnectionResetError
+        return []
+
+    monkeypatch.setattr("backend.execution.waking.take_woken", lost)
+    async with engine.worker():
+        run_id = await engine.queue(parent, x=1)
+        await engine.until(run_id, lambda event: event.type == "run.output")
+        gates["g"].set()
+        gates["o"].set()
+        run, _ = await engine.end_of(run_id)
+    assert run.status == "COMPLETED"
 
 
 async def test_a_caller_is_woken_though_the_executor_of_the_child_died_at_its_end(engine: Engine, monkeypatch):
