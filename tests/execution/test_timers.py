@@ -67,18 +67,26 @@ async def test_a_wait_goes_on_in_another_executor_for_what_is_left_of_it(engine:
     assert_gap_free(happened)
 
 
-async def test_a_run_is_woken_when_its_time_has_come_and_not_before(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_module, "PARK_AFTER", 0)
+async def test_a_run_is_woken_when_its_time_has_come_and_not_before(engine: Engine):
     async with engine.worker():
-        run_id = await engine.queue(await timer(engine, seconds=30, repeat=2))
+        run_id = await engine.queue(await timer(engine, seconds=30))
         await engine.until(run_id, parked_after("node.waiting"))
-        assert 25 < await wake(engine.pool) < 30
-        assert (await runs.get(engine.pool, run_id)).attempt == 1
-        await engine.pool.execute("UPDATE runs SET wake_at = now() - interval '1 second'")
+    assert 25 < await wake(engine.pool) < 30
+    assert (await runs.get(engine.pool, run_id)).status == "RUNNING"
+    await engine.pool.execute("UPDATE runs SET wake_at = now()")
+    assert await wake(engine.pool) is None
+    assert (await runs.get(engine.pool, run_id)).status == "QUEUED"
+
+
+async def test_a_run_that_is_woken_too_early_waits_for_what_is_left(engine: Engine):
+    async with engine.worker():
+        run_id = await engine.queue(await timer(engine, seconds=30))
+        await engine.until(run_id, parked_after("node.waiting"))
+        await engine.pool.execute("UPDATE runs SET wake_at = now()")
         await wake(engine.pool)
         await engine.until(run_id, parked_after("run.resumed"))
-        outputs = [event for event in await engine.events(run_id) if event.type == "run.output"]
-        assert outputs == [], "woken too early, it waits for what is left"
+    assert not any(event.type == "run.output" for event in await engine.events(run_id))
+    assert 25 < await wake(engine.pool) < 30
 
 
 async def test_a_repeated_wait_is_resumed_where_it_was(engine: Engine):
