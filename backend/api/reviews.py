@@ -114,7 +114,7 @@ async def decide(run_id: UUID, body: Decisions, use: Use) -> Decided:
     async with use.database.acquire() as connection, connection.transaction():
         await _check(connection, run_id, body.reviews)
         await reviews.decide(connection, [_decision(each) for each in body.reviews])
-        await waking.wake(connection, [run_id])
+        await waking.wake(connection, run_id)
     approved = sum(each.approved for each in body.reviews)
     return Decided(run_id=run_id, approved_count=approved, rejected_count=len(body.reviews) - approved)
 

@@ -57,8 +57,8 @@ async def rescue(pool: Pool) -> None:
 
 async def wake(pool: Pool) -> float | None:
     """Returns the seconds until there is something to wake again, if that is known."""
-    if parents := await waking.parents_to_tell(pool):
-        await waking.wake(pool, parents)
+    for run_id in await waking.parents_to_tell(pool):
+        await waking.wake(pool, run_id)
     return await waking.wake_due(pool)
 
 

@@ -50,12 +50,12 @@ class Waker:
     async def _carry(self) -> None:
         if self._runs:
             self._wake_here(await take_woken(self._pool, self._executor))
-        if self._to_wake:
-            going, self._to_wake = self._to_wake, set()
+        while self._to_wake:
+            run_id = self._to_wake.pop()
             try:
-                await wake(self._pool, going)
+                await wake(self._pool, run_id)
             except PASSING:
-                self._to_wake |= going
+                self._to_wake.add(run_id)
                 raise
 
     def _wake_here(self, run_ids: Iterable[UUID]) -> None:

@@ -171,7 +171,7 @@ async def request_stop(connection: Queryable, id: UUID) -> StoredRun | None:
     await connection.execute(STOP_MARKED, id)
     run = await get(connection, id)
     if run and run.ended_at and run.parent_run_id:
-        await wake(connection, [run.parent_run_id])
+        await wake(connection, run.parent_run_id)
     return run
 
 

@@ -9,13 +9,14 @@ from backend.store.connection import Queryable
 
 
 async def unfinished_runs(connection: Queryable) -> dict[str, int]:
-    """How many runs are QUEUED and RUNNING. Ended runs are not counted: there may be millions."""
+    """How many runs are QUEUED, RUNNING and in REVIEW. Ended runs are not counted: there may be millions."""
     row = await connection.fetchrow(
         "SELECT (SELECT count(*) FROM runs WHERE status = 'QUEUED') AS queued,"
-        " (SELECT count(*) FROM runs WHERE status = 'RUNNING') AS running"
+        " (SELECT count(*) FROM runs WHERE status = 'RUNNING') AS running,"
+        " (SELECT count(*) FROM runs WHERE status = 'REVIEW') AS review"
     )
     assert row is not None
-    return {"QUEUED": row["queued"], "RUNNING": row["running"]}
+    return {"QUEUED": row["queued"], "RUNNING": row["running"], "REVIEW": row["review"]}
 
 
 async def node_run_counts(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, int]:

@@ -6,7 +6,6 @@ and should it let the run wait at this very moment, the run is queued instead (s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from uuid import UUID
 
 from backend.store.connection import Queryable
@@ -15,21 +14,23 @@ from backend.store.connection import Queryable
 WOKEN = "run_woken"
 
 
-async def wake(connection: Queryable, run_ids: Iterable[UUID]) -> None:
-    """Wake runs, of which some may have ended; of those below them that have ended they need not be told again."""
+async def wake(connection: Queryable, run_id: UUID) -> None:
+    """Wake a run, unless it has ended; of those below it that have ended it need not be told again.
+
+    One run to a statement: whoever locks several in turn may get stuck with a journal that does so the other way round.
+    """
     await connection.execute(
         """
         WITH told AS (
-            UPDATE runs SET parent_waits = false
-            WHERE parent_run_id = ANY($1::uuid[]) AND parent_waits AND ended_at IS NOT NULL
+            UPDATE runs SET parent_waits = false WHERE parent_run_id = $1 AND parent_waits AND ended_at IS NOT NULL
         ), woken AS (
             UPDATE runs SET
                 wake_at = '-infinity', status = CASE WHEN executor IS NULL THEN 'QUEUED' ELSE status END
-            WHERE id = ANY($1::uuid[]) AND status IN ('RUNNING', 'REVIEW') RETURNING executor
+            WHERE id = $1 AND status IN ('RUNNING', 'REVIEW') RETURNING executor
         )
         SELECT pg_notify(CASE WHEN executor IS NULL THEN 'run_queued' ELSE 'run_woken' END, '') FROM woken
         """,
-        list(run_ids),
+        run_id,
     )
 
 
@@ -49,11 +50,9 @@ async def wake_due(connection: Queryable) -> float | None:
 
 async def take_woken(connection: Queryable, executor: UUID) -> list[UUID]:
     """The runs of this executor that were woken. Each waking is handed out once."""
-    rows = await connection.fetch(
-        "UPDATE runs SET wake_at = NULL"
-        " WHERE wake_at = '-infinity' AND executor = $1 AND status = 'RUNNING' RETURNING id",
-        executor,
-    )
+    rows = await connection.fetch("SELECT id FROM runs WHERE wake_at = '-infinity' AND executor = $1", executor)
+    for row in rows:
+        await connection.execute("UPDATE runs SET wake_at = NULL WHERE id = $1 AND executor = $2", row["id"], executor)
     return [row["id"] for row in rows]
 
 

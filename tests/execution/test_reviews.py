@@ -35,7 +35,7 @@ async def reviewed(engine: Engine) -> UUID:
 async def decide(engine: Engine, review: StoredReview, approved: bool, **more: Any) -> None:
     decision = Decision(review.id, approved, more.get("message"), "data" in more, more.get("data"))
     assert await reviews.decide(engine.pool, [decision]) == {review.id}
-    await waking.wake(engine.pool, [review.run_id])
+    await waking.wake(engine.pool, review.run_id)
 
 
 async def in_review(engine: Engine, graph: UUID, **inputs: Any) -> tuple[UUID, list[StoredReview]]:

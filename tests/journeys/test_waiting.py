@@ -87,7 +87,7 @@ async def test_a_decision_may_come_when_there_is_no_executor_at_all(engine: Engi
     assert (await runs.get(engine.pool, run_id)).status == "REVIEW"
     [review] = await reviews.of_run(engine.pool, run_id)
     await reviews.decide(engine.pool, [Decision(review.id, True, None, False, None)])
-    await waking.wake(engine.pool, [run_id])
+    await waking.wake(engine.pool, run_id)
     with start("executor"):
         run, history = await engine.end_of(run_id)
     assert (run.status, history.outputs) == ("COMPLETED", {"y": ["draft"]})

@@ -69,7 +69,7 @@ async def test_a_run_that_is_to_be_stopped_begins_no_child_and_asks_nobody(pool:
 
 async def test_a_run_that_has_ended_is_not_woken(pool: Pool, owned: StoredRun):
     await events.append(pool, [Entry(owned.id, owned.attempt, [], "COMPLETED")])
-    await waking.wake(pool, [owned.id])
+    await waking.wake(pool, owned.id)
     assert (await runs.get(pool, owned.id)).status == "COMPLETED"
 
 
@@ -81,13 +81,13 @@ async def test_a_waiting_run_is_not_rescued_though_no_executor_is_left(pool: Poo
 
 async def test_a_waking_is_handed_out_once(pool: Pool, owned: StoredRun):
     assert owned.executor
-    await waking.wake(pool, [owned.id])
+    await waking.wake(pool, owned.id)
     assert await waking.take_woken(pool, owned.executor) == [owned.id]
     assert await waking.take_woken(pool, owned.executor) == []
 
 
 async def test_a_run_claimed_after_it_was_woken_is_not_woken_again_when_it_waits(pool: Pool, owned: StoredRun):
-    await waking.wake(pool, [owned.id])
+    await waking.wake(pool, owned.id)
     await runs.release(pool, owned.executor)
     [again] = await runs.claim(pool, uuid4(), 1)
     await events.append(pool, [Entry(again.id, again.attempt, [], "REVIEW")])

@@ -18,6 +18,7 @@ ALTER TABLE runs
     ADD COLUMN parent_waits boolean NOT NULL DEFAULT false,
     ADD COLUMN depth integer NOT NULL DEFAULT 0;
 CREATE INDEX runs_to_wake ON runs (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX runs_in_review ON runs (id) WHERE status = 'REVIEW';
 CREATE INDEX runs_of_parent ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL;
 CREATE INDEX runs_untold ON runs (parent_run_id) WHERE parent_waits AND ended_at IS NOT NULL;
 
@@ -76,7 +77,8 @@ def downgrade() -> None:
     op.execute("ALTER TABLE graphs DROP COLUMN included_in")
     op.execute("CREATE INDEX graphs_newest ON graphs (created_at DESC, id DESC) WHERE is_active")
     op.execute("DROP TABLE kept_by, kept_values, reviews")
-    op.execute("UPDATE runs SET status = 'QUEUED' WHERE status = 'REVIEW'")
+    op.execute("UPDATE runs SET status = 'QUEUED' WHERE executor IS NULL AND status IN ('RUNNING', 'REVIEW')")
+    op.execute("DROP INDEX runs_in_review")
     op.execute(
         "ALTER TABLE runs DROP COLUMN wake_at, DROP COLUMN parent_run_id, DROP COLUMN parent_node_run,"
         " DROP COLUMN parent_waits, DROP COLUMN depth, DROP CONSTRAINT runs_status_check, ADD CONSTRAINT"
