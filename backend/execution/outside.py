@@ -7,7 +7,7 @@ looks again each time the run is woken. The run itself is parked in the database
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,7 @@ class Waiter(Protocol):
     """What a run does for its nodes that wait."""
 
     woken: asyncio.Event
+    children: Children
 
     async def begin_wait(self, inputs: NodeInputs, number: int, what: dict[str, Any]) -> dict[str, Any]:
         """Write down the `number`th wait of a node run, or return it as it was written before."""
@@ -97,12 +98,19 @@ class NodeOutside(Outside):
         id, agent, name = await self._callee(graph_id, version)
         child = child_run_id(self._stored.id, self._inputs.number, self._waits)
         await self._begin("run", child_run_id=str(child))
-        await _patiently(
-            lambda: runs.insert_child(self._database, self._stored, self._inputs.number, child, id, version, inputs)
-        )
+        if child not in await _patiently(self._children):
+            node_run = self._inputs.number
+            await _patiently(
+                lambda: runs.insert_child(self._database, self._stored, node_run, child, id, version, inputs)
+            )
         outputs = Outputs()
+
+        async def more() -> list[Event]:
+            newest = (await self._children()).get(child, 0)
+            return await events.read(self._database, child, after=outputs.seen) if newest > outputs.seen else []
+
         while outputs.end is None:
-            news = await self._until(lambda: events.read(self._database, child, after=outputs.seen), Wait())
+            news = await self._until(more, Wait())
             for output in outputs.among(news):
                 yield output
         if outputs.end.type == "run.failed":
@@ -117,6 +125,9 @@ class NodeOutside(Outside):
     async def recall(self, key: str, *, across_agents: bool) -> Any:
         scope = self._scope(across_agents)
         return await _patiently(lambda: kept_values.recall(self._database, scope, key))
+
+    def _children(self) -> Awaitable[Mapping[UUID, int]]:
+        return self._run.children.newest(self._run.woken)
 
     def _scope(self, across_agents: bool) -> str:
         return "" if across_agents else str(self._stored.graph_id)
@@ -155,6 +166,25 @@ class NodeOutside(Outside):
                 self._run.go_on(self._inputs)
         self._limit.reschedule(clock.time() + left)
         return found
+
+
+class Children:
+    """How far the runs have come that a run began: looked up for all that wait at once, each time the run is woken."""
+
+    def __init__(self, database: Queryable, run_id: UUID) -> None:
+        self._database = database
+        self._run_id = run_id
+        self._lock = asyncio.Lock()
+        self._newest: Mapping[UUID, int] = {}
+        self._as_of: asyncio.Event | None = None
+
+    async def newest(self, woken: asyncio.Event) -> Mapping[UUID, int]:
+        """The number of the last event by child. `woken` is what is set when there is more."""
+        async with self._lock:
+            if self._as_of is not woken:
+                self._newest = await runs.newest_of_children(self._database, self._run_id)
+                self._as_of = woken
+        return self._newest
 
 
 class Outputs:

@@ -20,7 +20,7 @@ from backend.blocks.block import BlockError, Context
 from backend.blocks.coercion import InputError
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
-from backend.execution.outside import NodeOutside, Wait
+from backend.execution.outside import Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
 from backend.store.connection import Queryable
@@ -86,6 +86,7 @@ class Run:
         self._waiting: dict[int, Wait] = {}
         # Set, and replaced by a new one, whenever something may have happened that a node waits for.
         self.woken = asyncio.Event()
+        self.children = Children(database, stored.id)
 
     def begin(self, events: Iterable[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""

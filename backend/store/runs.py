@@ -112,6 +112,16 @@ async def insert_child(
     )
 
 
+async def newest_of_children(connection: Queryable, parent_id: UUID) -> dict[UUID, int]:
+    """The number of the last event of each run that nodes of this run began."""
+    rows = await connection.fetch(
+        "SELECT id, (SELECT max(number) FROM run_events WHERE run_id = runs.id) AS newest"
+        " FROM runs WHERE parent_run_id = $1",
+        parent_id,
+    )
+    return {row["id"]: row["newest"] for row in rows}
+
+
 async def claim(connection: Queryable, executor: UUID, limit: int) -> list[StoredRun]:
     """Take up to `limit` queued runs, oldest first; from now on only this executor's attempt can write to them."""
     rows = await connection.fetch(
