@@ -28,7 +28,7 @@ START_LIMIT = 60.0
 # Characters of a value that fit a line of progress.
 SHORT = 60
 
-COLOURS = {"COMPLETED": "green", "FAILED": "red", "TERMINATED": "yellow", "RUNNING": "cyan"}
+COLOURS = {"COMPLETED": "green", "FAILED": "red", "TERMINATED": "yellow", "RUNNING": "cyan", "REVIEW": "magenta"}
 
 console = Console(stderr=True)
 

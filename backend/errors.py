@@ -85,6 +85,12 @@ class UnknownRun(NotFound):
     code, title = "unknown_run", "There is no such run"
 
 
+class UnknownReview(NotFound):
+    """The run asks for no such decision."""
+
+    code, title = "unknown_review", "There is no such review"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 
@@ -95,6 +101,24 @@ class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class Conflict(ApiError):
+    """What is asked for does not go with the state things are in."""
+
+    status, code, title = 409, "conflict", "The state does not allow it"
+
+
+class AlreadyDecided(Conflict):
+    """A decision is made once; the run has gone on with the first."""
+
+    code, title = "already_decided", "The review is decided already"
+
+
+class RunEnded(Conflict):
+    """The run has ended, or was stopped: nothing can change it any more."""
+
+    code, title = "run_ended", "The run has ended"
 
 
 class TooLarge(ApiError):
@@ -131,6 +155,12 @@ class InvalidInputs(Unprocessable):
     """The inputs of the run are not those the graph asks for; `problems` names them."""
 
     code, title = "invalid_inputs", "The inputs do not fit the graph"
+
+
+class NotEditable(Unprocessable):
+    """The agent allows to approve or reject this data, but not to change it."""
+
+    code, title = "not_editable", "The data may not be changed"
 
 
 class InternalError(ApiError):

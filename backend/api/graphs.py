@@ -14,7 +14,7 @@ from backend.api.body import read_json_bytes
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runnable import check
+from backend.api.runnable import check, missing_calls
 from backend.api.services import Use
 from backend.blocks import registry
 from backend.errors import InvalidCursor, InvalidGraphFile, MalformedJson, TooLarge, UnknownGraph, UnsupportedMediaType
@@ -120,11 +120,9 @@ REQUEST_BODY = {
 async def create(request: Request, response: Response, use: Use) -> GraphDetail:
     """Every file that is sound in structure is stored, with new ids; `problems` tells what keeps it from running."""
     graph = _read(await read_json_bytes(request))
-    # PostgreSQL's text, unlike its json, cannot hold U+0000.
-    name = graph.name.replace("\0", "")
-    stored = await graphs.insert(use.database, UUID(graph.id), graph.version, name, graph.model_dump())
+    stored = await graphs.insert(use.database, UUID(graph.id), graph.version, graph.name, graph.model_dump())
     response.headers["Location"] = f"{router.prefix}/{stored.id}"
-    return _detail(stored)
+    return await _detail(use.database, stored)
 
 
 def _read(raw: bytes) -> Graph:
@@ -136,7 +134,7 @@ def _read(raw: bytes) -> Graph:
         if faults[0]["code"] == "not_json":
             raise MalformedJson(str(error)) from None
         raise InvalidGraphFile(str(error), errors=faults) from None
-    return graph.model_copy(update={"version": 1, "is_active": True})
+    return graph.as_version(1)
 
 
 def _unwrapped(file: object) -> object:
@@ -160,7 +158,7 @@ async def list_(use: Use, after: After, limit: Limit = 20) -> Page[GraphSummary]
 
 @router.get("/{graph_id}", operation_id="get_graph", summary="Show a graph", responses=documented(UnknownGraph))
 async def show(graph_id: UUID, use: Use, version: Version = None) -> GraphDetail:
-    return _detail(await existing_graph(use.database, graph_id, version))
+    return await _detail(use.database, await existing_graph(use.database, graph_id, version))
 
 
 @router.get(
@@ -198,9 +196,9 @@ def _summary(stored: StoredGraph) -> GraphSummary:
     )
 
 
-def _detail(stored: StoredGraph) -> GraphDetail:
+async def _detail(database: Queryable, stored: StoredGraph) -> GraphDetail:
     checked = check(stored)
-    graph, problems = checked.graph, checked.problems
+    graph, problems = checked.graph, [*checked.problems, *await missing_calls(database, checked.graph)]
     fields: dict[str, Any] = {name: getattr(graph, name) for name in Graph.model_fields}
     fields |= derived(graph, registry.catalogue()) | {"created_at": stored.created_at, "problems": problems}
     return GraphDetail.model_construct(None, **fields)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from backend.api.runs import node_execution_id
 from backend.execution.history import History, NodeRun, fold
 from backend.store import events, runs
 from backend.store.connection import Queryable
 from backend.store.events import Event
 from backend.store.feed import Feed, newest
+from backend.store.identifiers import node_run_id
 from backend.store.runs import StoredRun
 
 # Whom everything belongs to while there is no login; upstream's default user.
@@ -47,7 +47,7 @@ class LiveRun:
 
     def apply(self, event: Event) -> None:
         self._history.apply(event)
-        if status := STATUS_AFTER.get(event.type):
+        if status := STATUS_AFTER.get(event.type, event.data.get("status")):
             self._run = replace(self._run, status=status, error=event.data.get("error"))
         if event.type == "run.started":
             self._run = replace(self._run, started_at=event.created_at)
@@ -74,7 +74,7 @@ class LiveRun:
             "graph_id": self._run.graph_id,
             "graph_version": self._run.graph_version,
             "graph_exec_id": self._run.id,
-            "node_exec_id": node_execution_id(self._run.id, node_run.number),
+            "node_exec_id": node_run_id(self._run.id, node_run.number),
             "node_id": node_run.node_id,
             "block_id": node_run.block_id,
             "status": node_run.status,
@@ -145,4 +145,4 @@ async def _watched(database: Queryable, graph_id: UUID) -> list[StoredRun]:
 
 
 def _open(known: dict[UUID, str]) -> set[UUID]:
-    return {id for id, status in known.items() if status in ("QUEUED", "RUNNING")}
+    return {id for id, status in known.items() if status in ("QUEUED", "RUNNING", "REVIEW")}

@@ -7,7 +7,7 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from backend.api import blocks, graphs, health, openapi, pages, problem, runs, streams
+from backend.api import blocks, graphs, health, openapi, pages, problem, reviews, runs, streams
 from backend.api.metrics import Metrics
 from backend.api.middleware import LocalGuard, Observed
 from backend.api.services import Services
@@ -60,7 +60,8 @@ def build_app(services: Services) -> FastAPI:
         responses=COMMON,
     )
     app.state.services = services
-    for resource in (graphs, runs, streams, blocks, health, pages):
+    # Before /runs/{id}, which would take /runs/reviews for a run.
+    for resource in (reviews, graphs, runs, streams, blocks, health, pages):
         app.include_router(resource.router)
     app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
     app.add_middleware(Observed, metrics=services.metrics)

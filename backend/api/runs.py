@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
@@ -15,7 +15,7 @@ from backend.api.graphs import Version, existing_graph
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runnable import check
+from backend.api.runnable import check, missing_calls
 from backend.api.services import Use
 from backend.blocks import registry
 from backend.errors import (
@@ -31,7 +31,7 @@ from backend.execution.history import History, NodeRun, fold
 from backend.graphs.validation import Problem, check_inputs
 from backend.store import events, runs
 from backend.store.connection import Queryable
-from backend.store.identifiers import new_id
+from backend.store.identifiers import new_id, node_run_id
 from backend.store.runs import StoredRun
 from backend.store.statistics import node_run_counts
 
@@ -62,7 +62,9 @@ class RunSummary(BaseModel):
     inputs: dict[str, Any]
     error: str | None = Field(description="why the run FAILED")
     duration_seconds: float | None = Field(description="from start to end; null until it has ended")
-    node_exec_count: int = Field(description="node executions begun so far")
+    node_exec_count: int = Field(description="node executions begun so far, with those of the runs below it")
+    parent_run_id: UUID | None = Field(description="the run of which a node began this one")
+    parent_node_exec_id: UUID | None = Field(description="the node execution that began it")
 
 
 class NodeExecution(BaseModel):
@@ -151,12 +153,12 @@ async def start(
     inputs = body.inputs if body else {}
     stored = await existing_graph(use.database, graph_id, version)
     checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems)
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(use.database, checked.graph))
     _refuse(InvalidInputs, check_inputs(checked.graph, registry.catalogue(), inputs))
     run = await runs.insert(use.database, new_id(), stored.id, stored.version, inputs)
     response.headers["Location"] = f"{router.prefix}/runs/{run.id}"
     if not wait:
-        return _detail(run, History())
+        return _detail(run, History(), 0)
     await use.feed.wait_for_end(run.id, wait)
     detail = await _read_detail(use.database, run.id)
     response.status_code = 200 if detail.ended_at else 202
@@ -178,14 +180,16 @@ async def list_(
     limit: Limit = 20,
     graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
     status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
+    parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
 ) -> Page[RunSummary]:
-    rows = await runs.page(use.database, limit=limit + 1, before=after, graph_id=graph_id, statuses=status)
+    wanted: runs.Wanted = {"graph_id": graph_id, "statuses": status, "parent_run_id": parent_run_id}
+    rows = await runs.page(use.database, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
     counts = await node_run_counts(use.database, [run.id for run in shown])
     return Page(
         items=[RunSummary(**_summary(run, counts.get(run.id, 0))) for run in shown],
         next_cursor=next_cursor,
-        total_count=await runs.count(use.database, graph_id=graph_id, statuses=status),
+        total_count=await runs.count(use.database, **wanted),
     )
 
 
@@ -225,12 +229,14 @@ def _unknown(run_id: UUID) -> UnknownRun:
 async def _read_detail(database: Queryable, run_id: UUID) -> RunDetail:
     # In this order: a run seen as ended has all its events.
     run = await existing_run(database, run_id)
-    return _detail(run, fold(await events.read_all(database, run_id)))
+    history = fold(await events.read_all(database, run_id))
+    counts = await node_run_counts(database, [run_id])
+    return _detail(run, history, counts.get(run_id, 0))
 
 
-def _detail(run: StoredRun, history: History) -> RunDetail:
+def _detail(run: StoredRun, history: History, node_exec_count: int) -> RunDetail:
     executions = [_node_execution(run.id, node_run) for node_run in history.node_runs.values()]
-    summary = _summary(run, len(executions))
+    summary = _summary(run, node_exec_count)
     return RunDetail(
         **summary,
         attempt=run.attempt,
@@ -246,14 +252,10 @@ def _detail(run: StoredRun, history: History) -> RunDetail:
 def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
     duration = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
     fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
-    return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count}
+    parent = run.parent_run_id and node_run_id(run.parent_run_id, run.parent_node_run or 0)
+    return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count, "parent_node_exec_id": parent}
 
 
 def _node_execution(run_id: UUID, node_run: NodeRun) -> NodeExecution:
     fields = {name: getattr(node_run, name) for name in NodeRun.__slots__}
-    return NodeExecution.model_construct(id=node_execution_id(run_id, node_run.number), **fields)
-
-
-def node_execution_id(run_id: UUID, number: int) -> UUID:
-    """Always the same for the same node run."""
-    return uuid5(run_id, str(number))
+    return NodeExecution.model_construct(id=node_run_id(run_id, node_run.number), **fields)

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backend.blocks.outside import BlockError as BlockError
+from backend.blocks.outside import Outside
 from backend.graphs.catalogue import BlockKind
 
 # What `run` yields: the name of an output pin and a value JSON can hold.
@@ -17,10 +19,6 @@ Pins = AsyncGenerator[tuple[str, Any], None]
 
 # `Items` serves where a pin is itself called `list`: inside such a class the name means the pin.
 Items = list[Any]
-
-
-class BlockError(Exception):
-    """A block could not do its work. The message is one sentence for the person who made the agent."""
 
 
 class Category(Enum):
@@ -34,6 +32,10 @@ class Category(Enum):
     DATA = "Lists, dictionaries and formats"
     SEARCH = "Finding information"
     DEVELOPER_TOOLS = "Tools for programmers"
+    AGENT = "Other agents"
+
+
+ALONE = Outside()
 
 
 def _say_nothing(message: str) -> None:
@@ -46,7 +48,7 @@ class Context:
 
     `node_run` counts the runs of this node within its run. `token` is the same string whenever this very node run is
     repeated after a crash, so that others can tell a repetition. `trusted_hosts` are the `host` or `host:port` that may
-    be reached although their address is private.
+    be reached although their address is private. `outside` is how a block waits, and keeps values beyond its run.
     """
 
     run_id: str
@@ -57,6 +59,7 @@ class Context:
     token: str
     trusted_hosts: tuple[str, ...] = ()
     log: Callable[[str], None] = _say_nothing
+    outside: Outside = ALONE
 
 
 @dataclass(frozen=True, slots=True)

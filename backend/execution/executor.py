@@ -16,6 +16,7 @@ from backend.blocks.resources import close_resources
 from backend.execution.journal import Journal
 from backend.execution.plan import CannotPlan, Plans
 from backend.execution.run import Run
+from backend.execution.waking import Waker
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import events, executors, runs
@@ -25,6 +26,7 @@ from backend.store.events import Entry, Event
 from backend.store.executors import DEAD_AFTER
 from backend.store.listener import listen
 from backend.store.runs import StoredRun
+from backend.store.waking import WOKEN
 
 # Seconds.
 HEARTBEAT_EVERY = DEAD_AFTER / 5
@@ -76,6 +78,7 @@ class Worker:
         self._journal = Journal(pool)
         self._plans = Plans(pool)
         self._runs: dict[UUID, Run] = {}
+        self._waker = Waker(pool, self.id, self._runs)
         # Set when there may be something to claim, or less to wait for.
         self._look = asyncio.Event()
         self._leaving = False
@@ -94,7 +97,8 @@ class Worker:
             helpers = [
                 group.create_task(self._journal.write_forever()),
                 group.create_task(self._beat_forever()),
-                group.create_task(listen(dsn, (runs.QUEUED, runs.STOP), self._hear)),
+                group.create_task(self._waker.work()),
+                group.create_task(listen(dsn, (runs.QUEUED, runs.STOP, WOKEN), self._hear)),
             ]
             await stopping.wait()
             with suppress(TimeoutError):
@@ -140,6 +144,8 @@ class Worker:
     def _hear(self, channel: str, payload: str) -> None:
         if channel == runs.QUEUED:
             self._look.set()
+        elif channel == WOKEN:
+            self._waker.look()
         elif payload:
             self._stop(UUID(payload))
 
@@ -153,6 +159,7 @@ class Worker:
                 await executors.beat(self._pool, self.id, self._name)
                 for run_id in await runs.to_be_stopped(self._pool, self.id):
                     self._stop(run_id)
+                self._waker.look()
                 self._database_away = False
             except PASSING:
                 self._database_away = True
@@ -193,7 +200,8 @@ class Worker:
             return self._refuse(stored, history[-1].number + 1, str(error))
         if self._leaving:
             return self._journal.append(Entry(stored.id, stored.attempt, [], "QUEUED"), lambda _: None)
-        run = Run(stored, plan, self._journal, self._settings.trusted_hosts, lambda: self._forget(run))
+        hosts, news = self._settings.trusted_hosts, self._waker.news(stored)
+        run = Run(stored, plan, self._journal, hosts, lambda: self._forget(run), self._pool, news)
         if earlier := self._runs.get(run.id):
             earlier.abandon()  # we slept for so long that the run was rescued from us, and now it is ours again
         self._runs[run.id] = run
@@ -201,7 +209,8 @@ class Worker:
 
     def _refuse(self, stored: StoredRun, number: int, error: str) -> None:
         failed = Event(number, "run.failed", orjson.dumps({"error": error}).decode())
-        self._journal.append(Entry(stored.id, stored.attempt, [failed], "FAILED", error), lambda _: None)
+        news = self._waker.news(stored) or (lambda: None)
+        self._journal.append(Entry(stored.id, stored.attempt, [failed], "FAILED", error), lambda _: news())
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:

@@ -52,6 +52,10 @@ class History:
                 node_run.status = event.type.removeprefix("node.").upper()
                 node_run.ended_at = event.created_at
                 node_run.error = data.get("error")
+            case "node.waiting" if data["for"] == "review":
+                self.node_runs[data["node_run"]].status = "REVIEW"
+            case "run.terminated":
+                self._terminate(event)
             case "run.output":
                 self.outputs.setdefault(data["name"], []).append(data["value"])
             case "run.warning":
@@ -61,6 +65,11 @@ class History:
                 self.never_ran, self.waiting = data.get("never_ran", []), data.get("waiting", [])
             case _:
                 pass
+
+    def _terminate(self, event: Event) -> None:
+        for node_run in self.node_runs.values():
+            if node_run.ended_at is None:
+                node_run.status, node_run.ended_at = "TERMINATED", event.created_at
 
     def _start(self, event: Event) -> None:
         data = event.data

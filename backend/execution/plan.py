@@ -13,6 +13,8 @@ from backend.blocks.block import Block
 from backend.blocks.coercion import Prepared
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.graph import Graph, Node
+from backend.graphs.json_types import object_in
+from backend.graphs.pins import PinError, merge
 from backend.graphs.topology import Topology, topology
 from backend.store import graphs
 from backend.store.connection import Queryable
@@ -36,6 +38,7 @@ class PlannedNode:
     defaults: Mapping[str, Any]
     input_name: str | None
     is_output: bool
+    is_call: bool
     handles_error: bool
 
 
@@ -84,11 +87,22 @@ def _planned(node: Node, found: Topology) -> PlannedNode:
         title=f"{node.name or block.name} ({node.id})",
         block=block,
         prepare=_prepare(block),
-        defaults=node.input_default,
+        defaults=_call_defaults(node) if block.kind is BlockKind.AGENT else node.input_default,
         input_name=node.input_default.get("name") if block.kind is BlockKind.INPUT else None,
         is_output=block.kind is BlockKind.OUTPUT,
+        is_call=block.kind is BlockKind.AGENT,
         handles_error=(node.id, "error") in found.outgoing,
     )
+
+
+def _call_defaults(node: Node) -> dict[str, Any]:
+    """The values of a node that runs another graph, with those that nobody has to give."""
+    own: dict[str, Any] = {"user_id": "", "graph_version": 1, "input_schema": {}, "output_schema": {}}
+    try:
+        values = {pin: value for pin, value in merge(node.input_default).items() if value is not None}
+    except PinError as error:
+        raise CannotPlan(f"the node {node.name or node.id} cannot be given its values: {error}") from None
+    return own | values | {"inputs": object_in(values.get("inputs"))}
 
 
 @cache

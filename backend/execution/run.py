@@ -1,4 +1,7 @@
-"""One run, from its first node to its last: starts node runs, writes down what they do, routes what they put out."""
+"""One run, from its first node to its last: starts node runs, writes down what they do, routes what they put out.
+
+A run whose nodes all wait for something outside is parked: it goes back to the database and keeps no executor busy.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +22,14 @@ from backend.execution import deaths, failure
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
+from backend.execution.outside import Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
+from backend.store.connection import Queryable
 from backend.store.events import Entry, Event
-from backend.store.runs import StoredRun
+from backend.store.runs import ENDED, StoredRun
 
-# Seconds one node run may take.
+# Seconds one node run may take, without what it waits for.
 NODE_TIME_LIMIT = 30 * 60.0
 # Bytes of JSON in one value that a node puts out.
 MAX_VALUE_BYTES = 16 * 1024 * 1024
@@ -31,6 +37,8 @@ MAX_VALUE_BYTES = 16 * 1024 * 1024
 MAX_WORKING = 100
 # Entries of one run that may wait to be written before its nodes are held back.
 MAX_UNWRITTEN = 1000
+# Seconds that a run waits for a time with its executor; if longer, it is parked.
+PARK_AFTER = 5.0
 
 log = structlog.get_logger()
 
@@ -41,7 +49,7 @@ class ValueRefused(Exception):
 
 class Run:
     """One attempt at a run. It ends by itself, by `stop`, by `hand_over`, or without a trace by `abandon`; at its end
-    `ended` is called."""
+    `ended` is called. `news` is called after whatever the run above this one may wait for."""
 
     def __init__(
         self,
@@ -50,9 +58,13 @@ class Run:
         journal: Journal,
         trusted_hosts: tuple[str, ...],
         ended: Callable[[], None],
+        database: Queryable,
+        news: Callable[[], None] | None,
     ) -> None:
         self.id: UUID = stored.id
         self._ended = ended
+        self._database = database
+        self._news = news
         self._stored = stored
         self._plan = plan
         self._journal = journal
@@ -73,6 +85,12 @@ class Run:
         self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._results: set[int] = set()
         self._warned: set[tuple[int, str]] = set()
+        # The waits of node runs as they were written, and those that node runs are in.
+        self._waits: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._waiting: dict[int, Wait] = {}
+        # Set, and replaced by a new one, whenever something may have happened that a node waits for.
+        self.woken = asyncio.Event()
+        self.children = Children(database, stored.id)
 
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
@@ -98,6 +116,12 @@ class Run:
         self._leaving = True
         self._go_on()
 
+    def wake(self) -> bool:
+        """Let the nodes that wait look again. False if this attempt is over: who comes next has to look."""
+        self.woken.set()
+        self.woken = asyncio.Event()
+        return not self._over
+
     def abandon(self) -> None:
         """Let go of the run without a word: it belongs to another executor, or will."""
         if not self._over:
@@ -120,19 +144,31 @@ class Run:
                 self._results.add(data["node_run"])
             elif event.type == "run.warning":
                 self._warned.add((data["node_run"], data["message"]))
+            elif event.type == "node.waiting":
+                self._waits[data["node_run"]].append(data)
             elif event.type in ("node.completed", "node.failed"):
                 self._note_end(todo.pop(data["node_run"]), data.get("error"))
         return list(todo.values())
 
     def _go_on(self) -> None:
-        while self._ready and len(self._tasks) < MAX_WORKING and not self._leaving:
+        while self._ready and len(self._tasks) - len(self._waiting) < MAX_WORKING and not self._leaving:
             self._start(self._ready.popleft())
-        if self._open or self._over:
+        # Nothing works; and nothing that is being written can set anything to work.
+        if self._over or len(self._open) > len(self._waiting) or (self._waiting and self._unwritten):
             return
         if self._ready:
             self._end([], "QUEUED", None)
+        elif self._waiting:
+            self._park()
         else:
             self._finish()
+
+    def _park(self) -> None:
+        due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
+        if due and not self._leaving and (due - datetime.now(UTC)).total_seconds() < PARK_AFTER:
+            return
+        status = "REVIEW" if all(wait.review for wait in self._waiting.values()) else "RUNNING"
+        self._end([self._event("run.waiting", {"status": status})], status, None, due)
 
     def _start(self, inputs: NodeInputs) -> None:
         node = self._plan.nodes[inputs.node_id]
@@ -142,7 +178,7 @@ class Run:
         except PinError as error:
             self._write([self._started(inputs, inputs.values)])
             return self._fail(inputs, str(error))
-        events = [self._started(inputs, data)]
+        events = [] if inputs.number in self._waits else [self._started(inputs, data)]
         if node.is_output and inputs.number not in self._results:
             output = {"name": data.get("name"), "value": data.get("value"), "node_run": inputs.number}
             events.append(self._event("run.output", output))
@@ -150,6 +186,8 @@ class Run:
         self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
+        if node.is_call:
+            return {**node.defaults, "inputs": merge({**node.defaults["inputs"], **inputs.values})}
         data = {**node.defaults, **inputs.values}
         # A run's input is what its nodes begin with; a value that comes along a link later is another one.
         if not inputs.values and node.input_name is not None and node.input_name in self._stored.inputs:
@@ -162,7 +200,7 @@ class Run:
         limit = asyncio.timeout(NODE_TIME_LIMIT)
         try:
             async with limit:
-                error = await self._consume(node, inputs, data)
+                error = await self._consume(node, inputs, data, limit)
         except (BlockError, InputError, ValueRefused) as reason:
             error = str(reason)
         except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
@@ -179,14 +217,16 @@ class Run:
         else:
             self._fail(inputs, error)
 
-    async def _consume(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> str | None:
+    async def _consume(
+        self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any], limit: asyncio.Timeout
+    ) -> str | None:
         """Run the block and write what it puts out. Returns its error if it put out one."""
         block_input, warnings = node.prepare(data)
         for warning in warnings:
             if (inputs.number, warning) not in self._warned:
                 self._write([self._node_event("run.warning", inputs, message=warning)])
         stands = self._recorded.pop(inputs.number, None)
-        async with aclosing(node.block.run(block_input, self._context(node, inputs))) as outputs:
+        async with aclosing(node.block.run(block_input, self._context(node, inputs, limit))) as outputs:
             async for pin, value in outputs:
                 if pin == "error":
                     return str(value)
@@ -202,7 +242,7 @@ class Run:
             self._room.clear()
             await self._room.wait()
 
-    def _context(self, node: PlannedNode, inputs: NodeInputs) -> Context:
+    def _context(self, node: PlannedNode, inputs: NodeInputs, limit: asyncio.Timeout) -> Context:
         return Context(
             run_id=str(self.id),
             graph_id=str(self._plan.graph_id),
@@ -211,6 +251,7 @@ class Run:
             node_run=inputs.number,
             token=f"{self.id}:{inputs.number}",
             trusted_hosts=self._trusted_hosts,
+            outside=NodeOutside(self, self._stored, self._database, inputs, limit),
         )
 
     def _put_out(self, inputs: NodeInputs, pin: str, value: Any) -> None:
@@ -221,7 +262,30 @@ class Run:
 
     def _route(self, node_id: str, pin: str, value: Any) -> None:
         self._ready.extend(self._dataflow.deliver(node_id, pin, value))
+        if self._news and self._plan.nodes[node_id].is_output:
+            self._news()
         self._go_on()
+
+    # Waiting
+
+    async def begin_wait(self, inputs: NodeInputs, number: int, what: dict[str, Any]) -> dict[str, Any]:
+        """Write down the `number`th wait of a node run, or return it as it was written before."""
+        waits = self._waits[inputs.number]
+        if number == len(waits):
+            written = asyncio.Event()
+            waits.append(what)
+            self._write([self._node_event("node.waiting", inputs, **what)], written.set)
+            await written.wait()
+        return waits[number]
+
+    def wait(self, inputs: NodeInputs, wait: Wait) -> None:
+        """A node run waits now: others may work, or the whole run may be parked."""
+        self._waiting[inputs.number] = wait
+        self._go_on()
+
+    def go_on(self, inputs: NodeInputs) -> None:
+        """A node run does not wait any more."""
+        del self._waiting[inputs.number]
 
     # Ending
 
@@ -264,11 +328,16 @@ class Run:
             data = inputs.values
         return failure.describe(self._plan, self._stored.inputs, inputs.node_id, inputs.number, error, data)
 
-    def _end(self, events: list[Event], status: str, error: str | None) -> None:
+    def _end(self, events: list[Event], status: str, error: str | None, wake_at: datetime | None = None) -> None:
         self._over = True
         self._cancel()
-        entry = Entry(self.id, self._stored.attempt, events, status, error)
-        self._journal.append(entry, lambda _: self._ended())
+        entry = Entry(self.id, self._stored.attempt, events, status, error, wake_at)
+        self._journal.append(entry, lambda _: self._let_go(status in ENDED))
+
+    def _let_go(self, for_good: bool) -> None:
+        self._ended()
+        if self._news and for_good:
+            self._news()
 
     def _cancel(self) -> None:
         for task in self._tasks.values():
@@ -284,10 +353,11 @@ class Run:
                 self._room.set()
             if self._over:
                 return
-            if owned:
-                then()
-            else:
-                self.abandon()
+            if not owned:
+                return self.abandon()
+            then()
+            if self._waiting and not self._unwritten:
+                self._go_on()
 
         self._unwritten += 1
         self._journal.append(Entry(self.id, self._stored.attempt, events), written)

@@ -1,4 +1,5 @@
-"""The scheduler process: gives the runs of dead executors to living ones, and deletes what is too old to keep."""
+"""The scheduler process: gives the runs of dead executors to living ones, wakes those whose time has come, and deletes
+what is too old to keep."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, runs
+from backend.store import executors, runs, waking
 from backend.store.connection import PASSING, Pool, open_pool
 
 # Seconds.
@@ -35,13 +36,15 @@ class Scheduler(AsyncAppProcess):
 async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -> None:
     last_retention = -RETENTION_EVERY
     while not stopping.is_set():
+        pause = RESCUE_EVERY
         with suppress(*PASSING):
             await rescue(pool)
+            pause = min(RESCUE_EVERY, await wake(pool) or RESCUE_EVERY)
             if retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
                 last_retention = time.monotonic()
                 await delete_old(pool, retention_days)
         with suppress(TimeoutError):
-            async with asyncio.timeout(RESCUE_EVERY):
+            async with asyncio.timeout(pause):
                 await stopping.wait()
 
 
@@ -50,6 +53,13 @@ async def rescue(pool: Pool) -> None:
     await executors.forget_dead(pool)
     for run_id in rescued:
         log.warning("rescued a run from an executor that is gone", run=str(run_id))
+
+
+async def wake(pool: Pool) -> float | None:
+    """Returns the seconds until there is something to wake again, if that is known."""
+    for run_id in await waking.parents_to_tell(pool):
+        await waking.wake(pool, run_id)
+    return await waking.wake_due(pool)
 
 
 async def delete_old(pool: Pool, days: int) -> None:

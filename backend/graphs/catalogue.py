@@ -16,6 +16,7 @@ class BlockKind(StrEnum):
     OUTPUT = "Output"
     NOTE = "Note"
     AGENT = "Agent"
+    REVIEW = "Human In The Loop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from backend.graphs.calls import with_calls_found
 from backend.graphs.catalogue import BlockKind, Catalogue
 from backend.graphs.faults import Fault, GraphFileError
 from backend.graphs.graph import AGENT_EXECUTOR, Graph, Node, with_new_ids
@@ -23,7 +24,8 @@ _OWNERS = {"user_id", "nodes_input_masks"}
 def read(document: object) -> Graph:
     """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link.
 
-    What a graph does not keep (unknown keys, copies of links in nodes, owners, webhooks) is left behind. Raises
+    What a graph does not keep (unknown keys, copies of links in nodes, owners, webhooks) is left behind; calls of the
+    graphs in the file lead to them (calls.py). Raises
     GraphFileError with all faults of the file's structure; whether the graph can run is for validation.py to say.
     """
     file = _object(document)
@@ -36,7 +38,7 @@ def read(document: object) -> Graph:
         raise GraphFileError([*shape_faults(error), *faults]) from None
     if faults:
         raise GraphFileError(faults)
-    return with_new_ids(graph.with_nodes(_without_owner))
+    return with_new_ids(with_calls_found(graph, file).with_nodes(_without_owner))
 
 
 def _object(document: object) -> dict[str, Any]:

@@ -90,32 +90,42 @@ class Graph(_Part):
         sub_graphs = [each.with_nodes(changed) for each in self.sub_graphs]
         return self.model_copy(update={"nodes": nodes, "sub_graphs": sub_graphs})
 
+    def as_version(self, version: int) -> Graph:
+        """A copy that is this version, and active; calls of it from itself and those below follow."""
+        called = {self.id: {"graph_version": version}}
+        copy = self.with_nodes(lambda node: _with_call(node, called))
+        return copy.model_copy(update={"version": version, "is_active": True})
+
 
 def with_new_ids(graph: Graph) -> Graph:
-    """A copy in which every graph, node and link has a new UUID, and calls of the graphs in it follow.
+    """A copy in which every graph, node and link has a new UUID, and calls of the graphs in it follow, to the version
+    that is there.
 
     An id that means something outside (a graph called but not included, `forked_from_id`) is kept.
     """
-    return _renewed(graph, {each.id: new_id() for each in graph.walk()})
+    return _renewed(graph, {each.id: {"graph_id": new_id(), "graph_version": each.version} for each in graph.walk()})
 
 
-def _renewed(graph: Graph, graph_ids: dict[str, str]) -> Graph:
+# By the id of a graph: what a call of it says from now on.
+_Calls = dict[str, dict[str, Any]]
+
+
+def _renewed(graph: Graph, calls: _Calls) -> Graph:
     node_ids = {node.id: new_id() for node in graph.nodes}
     changes = {
-        "id": graph_ids[graph.id],
-        "nodes": [_renewed_node(node, node_ids, graph_ids) for node in graph.nodes],
+        "id": calls[graph.id]["graph_id"],
+        "nodes": [_with_call(node, calls).model_copy(update={"id": node_ids[node.id]}) for node in graph.nodes],
         "links": [_renewed_link(link, node_ids) for link in graph.links],
-        "sub_graphs": [_renewed(each, graph_ids) for each in graph.sub_graphs],
+        "sub_graphs": [_renewed(each, calls) for each in graph.sub_graphs],
     }
     return graph.model_copy(update=changes)
 
 
-def _renewed_node(node: Node, node_ids: dict[str, str], graph_ids: dict[str, str]) -> Node:
-    changes: dict[str, Any] = {"id": node_ids[node.id]}
+def _with_call(node: Node, calls: _Calls) -> Node:
     called = node.input_default.get("graph_id")
-    if node.block_id == AGENT_EXECUTOR and isinstance(called, str) and called in graph_ids:
-        changes["input_default"] = node.input_default | {"graph_id": graph_ids[called]}
-    return node.model_copy(update=changes)
+    if node.block_id != AGENT_EXECUTOR or not isinstance(called, str) or called not in calls:
+        return node
+    return node.model_copy(update={"input_default": node.input_default | calls[called]})
 
 
 def _renewed_link(link: Link, node_ids: dict[str, str]) -> Link:

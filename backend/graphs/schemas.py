@@ -90,7 +90,9 @@ def derived(graph: Graph, catalogue: Catalogue) -> Schema:
         "output_schema": output_schema(graph, catalogue),
         "credentials_input_schema": _object({}, []),
         "has_external_trigger": False,
-        "has_human_in_the_loop": False,
+        "has_human_in_the_loop": any(
+            (spec := catalogue.get(node.block_id)) and spec.kind is BlockKind.REVIEW for node in graph.nodes
+        ),
         "has_sensitive_action": False,
         "trigger_setup_info": None,
     }

@@ -33,13 +33,14 @@ class Event:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one attempt at a run wants written at once: events, and a status if with it this attempt lets go of the run:
-    one of the ends, or QUEUED for another executor to go on."""
+    one of the ends; QUEUED for another executor to go on; RUNNING or REVIEW to wait, no longer than until `wake_at`."""
 
     run_id: UUID
     attempt: int
     events: Sequence[Event]
     status: str | None = None
     error: str | None = None
+    wake_at: datetime | None = None
 
 
 async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
@@ -65,6 +66,7 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
         [entry.run_id for entry in let_go],
         [entry.status for entry in let_go],
         [entry.error for entry in let_go],
+        [entry.wake_at for entry in let_go],
         _notifications(list(owners)),
     )
     return set(owned or ())
@@ -72,6 +74,7 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
 
 # A conflict can only be with ourselves: a batch whose answer was lost with the connection is sent again.
 # The row lock of `owned` makes the fence hold until commit: a rescuer that raises `attempt` has to wait, or has won.
+# A run that wants to wait while it was woken goes on: what woke it may have come after it looked.
 APPEND = """
     WITH owned AS (
         SELECT runs.id FROM runs JOIN unnest($1::uuid[], $2::int[]) AS mine (id, attempt) USING (id, attempt)
@@ -85,15 +88,20 @@ APPEND = """
         ON CONFLICT (run_id, number) DO NOTHING
     ), let_go AS (
         UPDATE runs SET
-            status = final.status, error = final.error, executor = NULL,
-            ended_at = CASE WHEN final.status <> 'QUEUED' THEN now() END
-        FROM unnest($8::uuid[], $9::text[], $10::text[]) AS final (id, status, error)
+            status = CASE
+                WHEN final.status IN ('RUNNING', 'REVIEW') AND runs.wake_at = '-infinity' THEN 'QUEUED'
+                ELSE final.status
+            END,
+            error = final.error, executor = NULL, wake_at = final.wake_at,
+            ended_at = CASE WHEN final.status NOT IN ('QUEUED', 'RUNNING', 'REVIEW') THEN now() END
+        FROM unnest($8::uuid[], $9::text[], $10::text[], $11::timestamptz[]) AS final (id, status, error, wake_at)
         WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned)
+        RETURNING runs.status
     )
     SELECT
         (SELECT array_agg(id) FROM owned),
-        (SELECT count(pg_notify('run_events', hint)) FROM unnest($11::text[]) AS hint),
-        (SELECT count(pg_notify('run_queued', '')) FROM unnest($9::text[]) AS status WHERE status = 'QUEUED')
+        (SELECT count(pg_notify('run_events', hint)) FROM unnest($12::text[]) AS hint),
+        (SELECT count(pg_notify('run_queued', '')) FROM let_go WHERE status = 'QUEUED')
 """
 
 

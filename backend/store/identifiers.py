@@ -1,16 +1,27 @@
-"""Ids that sort by the time they were made, so that new rows land side by side in an index (UUIDv7, RFC 9562)."""
+"""The ids of rows: new ones, and those that follow from what they belong to."""
 
 from __future__ import annotations
 
 import os
 import time
-from uuid import UUID
+from uuid import UUID, uuid5
 
 
 def new_id() -> UUID:
+    """Ids sort by the time they were made, so that new rows land side by side in an index (UUIDv7, RFC 9562)."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80 | random
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return UUID(int=value)
+
+
+def node_run_id(run_id: UUID, number: int) -> UUID:
+    """Always the same for the same node run."""
+    return uuid5(run_id, str(number))
+
+
+def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
+    """Always the same for the `number`th run that a node run begins: so it cannot be begun twice."""
+    return uuid5(run_id, f"{node_run}.{number}")

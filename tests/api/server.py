@@ -59,7 +59,7 @@ class FakeRun:
         self._database = database
         self.number = 1
 
-    async def write(self, type: str, status: str | None = None, **data: Any) -> int:
+    async def write(self, type: str, status: str | None = None, /, **data: Any) -> int:
         self.number += 1
         event = Event(self.number, type, orjson.dumps(data).decode())
         assert await events.append(self._database, [Entry(self.id, 1, [event], status)]) == {self.id}

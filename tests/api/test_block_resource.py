@@ -69,5 +69,5 @@ async def test_a_block_that_takes_too_long_is_cut_off(api, monkeypatch):
 async def test_a_block_we_do_not_have_is_named_where_its_name_is_known(api):
     async with api.get(f"{BLOCKS}/nonsense") as answer:
         assert (answer.status, (await answer.json(content_type=None))["code"]) == (404, "unknown_block")
-    async with api.post(f"{BLOCKS}/e189baac-8c20-45a1-94a7-55177ea42565/execute", json={}) as answer:
-        assert "AgentExecutorBlock" in (await answer.json(content_type=None))["detail"]
+    async with api.post(f"{BLOCKS}/f3a8f7e1-4b1d-4e5f-9f2a-7c3d5a2e6b4c/execute", json={}) as answer:
+        assert "TranscribeYoutubeVideoBlock" in (await answer.json(content_type=None))["detail"]

@@ -73,6 +73,7 @@ async def test_metrics_count_requests_by_operation_and_runs_by_status(api, start
         figures = (await answer.text()).splitlines()
     assert 'agent_server_runs{status="queued"} 1.0' in figures
     assert 'agent_server_runs{status="running"} 1.0' in figures
+    assert 'agent_server_runs{status="review"} 0.0' in figures
     counted = 'agent_server_http_requests_total{method="%s",route="%s",status="%s"} %s.0'
     assert counted % ("GET", "/api/v2/runs", 200, 1) in figures
     assert counted % ("GET", "/api/v2/runs/{run_id}", 404, 1) in figures

@@ -103,6 +103,21 @@ async def test_the_runs_of_a_graph_are_told_as_they_begin_and_end(socket, start_
     assert await told() == (str(first.id), "COMPLETED")
 
 
+async def test_a_run_that_waits_for_a_decision_is_told_as_in_review_and_so_is_its_node(socket, start_run):
+    run = await start_run()
+    await ask(socket, "subscribe_graph_execution", graph_exec_id=str(run.id))
+    await run.begin_node(1, data="draft")
+    await run.write("node.waiting", node_run=1, node_id="node 1", review_id="r", **{"for": "review"})
+    await run.write("run.waiting", "REVIEW", status="REVIEW")
+    told = [(await socket.receive_json())["data"] for _ in range(4)]
+    assert [(each["event_type"], each["status"]) for each in told] == [
+        ("graph_execution_update", "RUNNING"),
+        ("node_execution_update", "RUNNING"),
+        ("node_execution_update", "REVIEW"),
+        ("graph_execution_update", "REVIEW"),
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -13,10 +13,9 @@ import pytest
 
 from backend.blocks import registry
 from backend.blocks.block import Block, BlockError, BlockInput, BlockOutput, Category, Context, Pins, pin
-from backend.blocks.schema import schema_of
 from backend.execution.executor import Worker
 from backend.execution.history import History, fold
-from backend.graphs.catalogue import BlockKind, BlockSpec
+from backend.graphs.catalogue import BlockKind
 from backend.settings import Settings
 from backend.store import events, graphs, runs
 from backend.store.connection import Pool, open_pool
@@ -170,13 +169,8 @@ def steered_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
     cut_off.clear()
     gates.clear()
-    blocks = {kind.id: kind() for kind in TestBlock.__subclasses__()}
-    specs = {
-        id: BlockSpec(id, block.name, block.kind, block.static_output, schema_of(block.Input), schema_of(block.Output))
-        for id, block in blocks.items()
-    }
+    blocks = {**registry.blocks(), **{kind.id: kind() for kind in TestBlock.__subclasses__()}}
     monkeypatch.setattr(registry, "blocks", lambda: blocks)
-    monkeypatch.setattr(registry, "catalogue", lambda: specs)
 
 
 @dataclass

@@ -78,8 +78,8 @@ async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, d
 
 async def _attempt(plan: Plan, inputs: dict[str, Any], attempt: int, journal: MemoryJournal, history: list[Event]):
     now = datetime.now(UTC)
-    stored = StoredRun(RUN, RUN, 1, "RUNNING", inputs, None, False, attempt, RUN, now, now, None)
-    run = Run(stored, plan, journal, (), lambda: None)  # pyright: ignore[reportArgumentType]
+    stored = StoredRun(RUN, RUN, 1, "RUNNING", inputs, None, False, attempt, RUN, now, now, None, None, None, 0)
+    run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     async with asyncio.timeout(10):
         await journal.closed.wait()

@@ -112,3 +112,14 @@ def test_blocks_we_do_not_have_are_told_by_name(agent_file: ReadFile):
         "ReadDiscordMessagesBlock",
         "SendDiscordMessageBlock",
     }
+
+
+def test_calls_of_sub_graphs_by_ids_that_are_not_in_the_file_lead_to_them(agent_file: ReadFile):
+    found = read(agent_file("personal-newsletter.json"))
+
+    names = {each.id: (each.name, each.version) for each in found.sub_graphs}
+    called = [node.input_default for node in found.nodes if "graph_id" in node.input_default]
+    assert [(names[each["graph_id"]], each["graph_version"]) for each in called] == [
+        (("Text to Email Report", 6), 6),
+        (("Image Search", 21), 21),
+    ]

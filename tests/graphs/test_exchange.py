@@ -77,8 +77,44 @@ def test_every_id_is_new_and_a_uuid():
     assert all(str(UUID(id_)) == id_ for id_ in ids(one))
 
 
+def caller(graph_id: str, inputs: list[str], outputs: list[str], version: int = 1) -> dict[str, Any]:
+    return node("c", AGENT_EXECUTOR, graph_id=graph_id, graph_version=version, **schemas(inputs, outputs))
+
+
+def schemas(inputs: list[str], outputs: list[str]) -> dict[str, Any]:
+    return {
+        "input_schema": {"properties": {name: {} for name in inputs}},
+        "output_schema": {"properties": {name: {} for name in outputs}},
+    }
+
+
+def sub_graph(id: str, inputs: list[str], outputs: list[str], version: int = 1) -> dict[str, Any]:
+    return file(node("n", ADD), id=id, name=id, version=version) | schemas(inputs, outputs)
+
+
+def called(document: dict[str, Any]) -> str | None:
+    """The name of the graph in the file that its first node calls."""
+    found = read(document)
+    target = found.nodes[0].input_default["graph_id"], found.nodes[0].input_default["graph_version"]
+    return {(each.id, each.version): each.name for each in found.walk()}.get(target)
+
+
+def test_a_call_by_a_wrong_id_leads_to_the_one_graph_in_the_file_that_takes_and_gives_the_same():
+    below = [sub_graph("mail", ["to", "text"], ["status"], 6), sub_graph("image", ["query"], ["url"], 21)]
+    assert called(file(caller("lost", ["text", "to"], ["status"], 6), sub_graphs=below)) == "mail"
+    assert called(file(caller("lost", ["query"], ["url"], 20), sub_graphs=below)) == "image"
+    assert called(file(caller("lost", ["query"], ["status"]), sub_graphs=below)) is None
+
+
+def test_of_graphs_that_look_alike_a_call_by_a_wrong_id_leads_to_that_in_its_version_or_nowhere():
+    below = [sub_graph("old", ["x"], ["y"], 1), sub_graph("new", ["x"], ["y"], 2)]
+    assert called(file(caller("lost", ["x"], ["y"], 2), sub_graphs=below)) == "new"
+    assert called(file(caller("lost", ["x"], ["y"], 3), sub_graphs=below)) is None
+    assert called(file(caller("old", ["x"], ["y"], 2), sub_graphs=below)) == "old"
+
+
 def test_a_call_follows_its_graph_when_that_is_in_the_file_and_is_kept_when_not():
-    inner = file(node("again", AGENT_EXECUTOR, graph_id="top")) | {"id": "sub"}
+    inner = file(node("again", AGENT_EXECUTOR, graph_id="top")) | {"id": "sub", "version": 6}
     document = file(
         node("inside", AGENT_EXECUTOR, graph_id="sub", graph_version=4),
         node("outside", AGENT_EXECUTOR, graph_id="another"),
@@ -88,7 +124,7 @@ def test_a_call_follows_its_graph_when_that_is_in_the_file_and_is_kept_when_not(
     found = read(document)
 
     assert [each.input_default["graph_id"] for each in found.nodes] == [found.sub_graphs[0].id, "another", "sub"]
-    assert found.nodes[0].input_default["graph_version"] == 4
+    assert found.nodes[0].input_default["graph_version"] == 6, "the version that is in the file"
     assert found.sub_graphs[0].nodes[0].input_default["graph_id"] == found.id
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE
+from functools import partial
+from uuid import uuid4
 
 import asyncpg
 import pytest
+from alembic import command, config
 
 from backend.settings import Settings
 from backend.store.connection import DatabaseUnreachable, open_pool
-from backend.store.upgrade import NEWEST, SchemaTooNew, schema_version
+from backend.store.upgrade import MIGRATIONS, NEWEST, SchemaTooNew, schema_version, upgrade
 
 
 @pytest.fixture
@@ -32,6 +36,26 @@ async def test_processes_that_start_together_on_an_empty_database_migrate_it_onc
     assert said == [f"The database is at schema {NEWEST}.\n"] * 3
     connection = await asyncpg.connect(empty_database)
     assert await schema_version(connection) == NEWEST
+    await connection.close()
+
+
+async def test_graphs_stored_with_others_in_them_become_rows_of_their_own(empty_database: str):
+    settings = config.Config()
+    settings.set_main_option("script_location", str(MIGRATIONS))
+    settings.attributes["connect"] = partial(asyncpg.connect, empty_database)
+    await asyncio.to_thread(command.upgrade, settings, "0001")
+    connection = await asyncpg.connect(empty_database)
+    lowest = {"id": str(uuid4()), "version": 3, "name": "lowest", "nodes": [], "sub_graphs": []}
+    below = {"id": str(uuid4()), "version": 6, "name": "below", "nodes": [], "sub_graphs": [lowest]}
+    for document in ({"nodes": []}, {"nodes": [], "sub_graphs": [below]}):
+        await connection.execute(
+            "INSERT INTO graphs VALUES ($1, 1, true, 'top', $2)", uuid4(), json.dumps(document)
+        )  # fmt: skip
+    await asyncio.to_thread(upgrade, empty_database)
+    rows = await connection.fetch("SELECT name, version, is_active FROM graphs WHERE included_in IS NOT NULL")
+    assert sorted(map(tuple, rows)) == [("below", 6, True), ("lowest", 3, True)]
+    await asyncio.to_thread(command.downgrade, settings, "0001")
+    assert await connection.fetchval("SELECT count(*) FROM graphs") == 2
     await connection.close()
 
 

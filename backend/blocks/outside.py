@@ -1,0 +1,46 @@
+"""What a block may wait for, and where it may keep values: a time, a person, another agent, a store of values.
+
+A wait is written down before it begins, and may outlive the executor and days. Then the block is run again from its
+start: what it has put out already is not put out again, and the waits that are over return at once with what they
+returned before. So a block that waits does nothing before its last wait that must not be done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, NamedTuple
+
+
+class BlockError(Exception):
+    """A block could not do its work. The message is one sentence for the person who made the agent."""
+
+
+class Review(NamedTuple):
+    """What a person has decided. `data` is what they were shown, as they changed it; `message` may be empty."""
+
+    approved: bool
+    data: Any
+    message: str
+
+
+class Outside:
+    """What there is for a block that is tried out alone; in a run there is execution/outside.py."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def review(self, payload: Any, instructions: str, editable: bool) -> Review:
+        """Wait until a person has looked at `payload`. At most one review for each node run."""
+        raise BlockError("Nobody can be asked for a review here: use the block in an agent.")
+
+    def call(self, graph_id: str, version: int, inputs: dict[str, Any]) -> AsyncGenerator[tuple[str, Any], None]:
+        """Run another agent: its outputs as they come, by name. Raises BlockError if it is not there or fails."""
+        raise BlockError("No agent can be run from here: use the block in an agent.")
+
+    async def keep(self, key: str, value: Any, *, across_agents: bool) -> None:
+        """Keep a value beyond the run, once for each node run. Tried out alone, nothing is kept."""
+
+    async def recall(self, key: str, *, across_agents: bool) -> Any:
+        """The value that was kept; None if there is none."""
+        return None

@@ -1,0 +1,93 @@
+"""Runs that wait, while real executors are killed under them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from backend.store import graphs, reviews, runs, waking
+from backend.store.reviews import Decision
+from tests.execution.agents import OUT, REVIEW, TIMER, call, node, parked_after
+from tests.execution.engine import Engine, assert_gap_free
+from tests.journeys.environment import ROOT, settings_for, until
+from tests.journeys.stub import INPUT, Stub, requests_one_by_one
+
+Start = Callable[[str], AbstractContextManager[subprocess.Popen[bytes]]]
+
+
+@pytest.fixture
+def start(tmp_path: Path, free_port: Callable[[], int], database_url: str) -> Start:
+    """`with start("executor"):` a process of the server."""
+    variables = settings_for(tmp_path, free_port, TRUSTED_HOSTS="127.0.0.1", DATABASE_URL=database_url)
+    variables |= {"NUM_GRAPH_WORKERS": "1"}
+
+    @contextmanager
+    def started(name: str) -> Iterator[subprocess.Popen[bytes]]:
+        with subprocess.Popen([sys.executable, "-m", f"backend.{name}"], cwd=ROOT, env=variables) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    return started
+
+
+async def test_a_caller_outlives_the_kill_of_its_executor_and_begins_no_second_child(
+    engine: Engine, start: Start, stub: Stub
+):
+    stub.gate.clear()
+    child = uuid4()
+    await graphs.insert(engine.pool, child, 1, "requests", requests_one_by_one(stub))
+    parent = await engine.add(
+        "items.result -> c.items", "c.answers -> y.value", items=node(INPUT), c=call(child), y=node(OUT)
+    )  # fmt: skip
+    with start("scheduler"), start("executor") as killed:
+        run_id = await engine.queue(parent, items=["a"])
+        await asyncio.to_thread(until, lambda: len(stub.received) == 1)
+        killed.kill()
+        stub.gate.set()
+        with start("executor"):
+            run, history = await engine.end_of(run_id)
+    assert (run.status, history.outputs) == ("COMPLETED", {"y": [{"ok": True}]})
+    rows = await engine.pool.fetch("SELECT attempt, status FROM runs WHERE parent_run_id = $1", run_id)
+    assert [tuple(row) for row in rows] == [(2, "COMPLETED")]
+    assert_gap_free(await engine.events(run_id))
+
+
+async def test_a_timer_outlives_the_kill_of_its_executor_and_waits_only_for_what_is_left(engine: Engine, start: Start):
+    graph = await engine.add("t.output_message -> y.value", t=node(TIMER, seconds=6), y=node(OUT))
+    with start("scheduler"), start("executor") as killed:
+        run_id = await engine.queue(graph)
+        await engine.until(run_id, parked_after("node.waiting"))
+        killed.kill()
+        with start("executor"):
+            run, _ = await engine.end_of(run_id)
+    happened = await engine.events(run_id)
+    [waiting] = [event for event in happened if event.type == "node.waiting"]
+    late = happened[-1].created_at - datetime.fromisoformat(waiting.data["until"])
+    assert (run.status, 0 <= late.total_seconds() < 2) == ("COMPLETED", True)
+
+
+async def test_a_decision_may_come_when_there_is_no_executor_at_all(engine: Engine, start: Start):
+    graph = await engine.add(
+        "r.approved_data -> y.value", r=node(REVIEW, data="draft", name="n"), y=node(OUT)
+    )  # fmt: skip
+    with start("executor") as killed:
+        run_id = await engine.queue(graph)
+        await engine.until(run_id, parked_after("node.waiting"))
+        killed.kill()
+    assert (await runs.get(engine.pool, run_id)).status == "REVIEW"
+    [review] = await reviews.of_run(engine.pool, run_id)
+    await reviews.decide(engine.pool, [Decision(review.id, True, None, False, None)])
+    await waking.wake(engine.pool, run_id)
+    with start("executor"):
+        run, history = await engine.end_of(run_id)
+    assert (run.status, history.outputs) == ("COMPLETED", {"y": ["draft"]})
