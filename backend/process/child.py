@@ -138,6 +138,7 @@ class Child:
             return
         self._stopping = True
         signal_group(self.pid, number)
+        signal_group(self.pid, signal.SIGCONT)  # one that was stopped could not obey
         try:
             async with asyncio.timeout(KILL_AFTER):
                 await self._gone()

@@ -337,3 +337,10 @@ def test_a_full_disk_below_the_output_costs_the_lines_and_nothing_else(tmp_path:
     _, complaint = process.communicate(timeout=40)
     assert (process.returncode, complaint) == (130, b"")
     eventually(lambda: not processes_in(tmp_path))
+
+
+def test_a_stopped_process_ends_in_order_too(start: Start) -> None:
+    running = ready(start(TWO))
+    os.kill(int(running.seen.partition("other.1 started (pid=")[2].partition(")")[0]), signal.SIGSTOP)
+    assert running.end(signal.SIGINT) == 130
+    assert running.seen.count("served") == running.seen.count("cleaned up") == 2
