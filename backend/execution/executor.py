@@ -157,7 +157,7 @@ class Worker:
         while True:
             try:
                 await executors.beat(self._pool, self.id, self._name)
-                for run_id in await runs.to_be_stopped(self._pool, self.id):
+                for run_id in await runs.to_be_stopped(self._pool, self.id) if self._runs else ():
                     self._stop(run_id)
                 self._waker.look()
                 self._database_away = False

@@ -38,6 +38,7 @@ async def serve_asgi(
     guarded = _Guarded(app, stopping)
     server = _Server(_config(guarded, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
     server.on_ready = on_ready
+    server.stopping = stopping
     watcher = asyncio.ensure_future(_stop_server(server, stopping))
     try:
         await server.serve(sockets=[listener])
@@ -62,7 +63,8 @@ def _config(app: Application, *, access_log: bool) -> uvicorn.Config:
 
 async def _stop_server(server: _Server, stopping: asyncio.Event) -> None:
     await stopping.wait()
-    server.stop_accepting()
+    for each in server.servers:  # at once: what comes from now on is the successor's
+        each.close()
     server.should_exit = True
 
 
@@ -70,14 +72,17 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers, which says when it accepts."""
 
     on_ready: Callable[[], None]
+    stopping: asyncio.Event
 
     def capture_signals(self) -> AbstractContextManager[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return nullcontext()
 
-    def stop_accepting(self) -> None:
-        """At once: uvicorn itself looks ten times a second whether it should."""
-        for server in self.servers:
-            server.close()
+    async def main_loop(self) -> None:
+        """Look after the date in the headers once a second, and end at once; uvicorn's own looks ten times a second."""
+        while not (await self.on_tick(0) or self.stopping.is_set()):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         with suppress(TimeoutError):
