@@ -1,13 +1,17 @@
 """Runs the Procfile: `python -m backend`."""
 
 import os
+import signal
 import sys
-from pathlib import Path
-
-from backend.process.launch import CAN_FORK, ForkServer, Memory
+from types import FrameType
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, _leave)  # until the supervisor takes it: imports are no place for a traceback
+    from pathlib import Path  # noqa: PLC0415
+
+    from backend.process.launch import CAN_FORK, ForkServer, Memory  # noqa: PLC0415
+
     memory = Memory(Path(os.environ.get("DATA_DIR", ".data"), "run", "imports"))
     server = ForkServer.by_fork(memory) if CAN_FORK else None
     if server:  # it imports what the last start needed, while this process imports the project
@@ -17,6 +21,11 @@ def main() -> int:
 
     take_flags("", sys.argv[1:])
     return run_procfile(server)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    del frame
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,10 @@ def _this_script(processes: Sequence[AppProcess]) -> list[Command]:
 def listed() -> list[Command]:
     """What the Procfile lists. Raises ProcfileError."""
     # honcho gives .env to every process; ours read it by themselves, as they may run without a supervisor, too.
-    given = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    try:
+        given = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    except (UnicodeDecodeError, OSError) as error:
+        raise ProcfileError(f".env cannot be read ({error}): it has to be a file of UTF-8 text.") from error
     lines = {f"{name}.1": line for name, line in procfile.read(Path("Procfile")).items()}
     return [
         Command(name, line, ours=OURS in line, env=({} if OURS in line else given) | _environment(name))

@@ -93,11 +93,12 @@ class Child:
         output, says = os.pipe()
         environment = {**env, "NOTIFY_SOCKET": self._inbox.address}
         try:
+            threading.Thread(target=self._read_lines, args=[output], daemon=True).start()
             launched = await self._launcher.start(
                 Job(self._name, command, argv, environment, cwd or os.getcwd(), says, handed)
             )
-        except OSError as error:  # the machine has no room for another process
-            self.failure = Failure(f"cannot be started: {error.strerror}.")
+        except (OSError, RuntimeError) as error:  # the machine has no room for another process, or thread
+            self.failure = Failure(f"cannot be started: {error}.")
             self.status = CANNOT_START
             self.exited.set()
             return
@@ -105,7 +106,6 @@ class Child:
             os.close(says)
             if theirs is not None:
                 os.close(theirs)
-            threading.Thread(target=self._read_lines, args=[output], daemon=True).start()
         self.pid = launched.pid
         self._guard.add(self.pid)
         self._watching = asyncio.create_task(self._watch(launched.wait()))

@@ -30,13 +30,14 @@ class Configuration:
 
     def __init__(self, crew: Crew, root: Path, commands: Callable[[], Sequence[Command]]) -> None:
         self._crew = crew
+        self._procfile = root / PROCFILE
         self._env = root / ENV
         self._commands = commands
         self._variables = self._read_env()
 
     def take_in(self, saved: set[str]) -> set[Unit]:
         """Add and remove processes if the Procfile or .env is among the saved files; those to be exchanged."""
-        if not saved & {PROCFILE, ENV}:
+        if not saved & {PROCFILE, ENV} or not self._procfile.exists():  # editors delete before they write
             return set()
         try:
             wanted = {command.name: command for command in self._commands()}
@@ -52,8 +53,7 @@ class Configuration:
         for name in wanted.keys() - known:
             self._crew.say(f"{name.removesuffix('.1')} is new in the Procfile: {wanted[name].line}")
             self._crew.add_now(wanted[name])
-        if ENV in saved:
-            self._tell_variables()
+        if ENV in saved and self._tell_variables():
             changed |= {unit for unit in self._crew.units() if unit.notifies and unit.current}
         return changed
 
@@ -66,15 +66,18 @@ class Configuration:
         unit.notifies = command.ours
         return True
 
-    def _tell_variables(self) -> None:
+    def _tell_variables(self) -> bool:
+        """Whether any has changed; a file that cannot be read counts."""
         before, self._variables = self._variables, self._read_env()
         names = sorted(dict(before.items() ^ self._variables.items()))
-        self._crew.say(f".env: {', '.join(names)} changed." if names else ".env was saved without a change.")
+        if names:
+            self._crew.say(f".env: {', '.join(names)} changed.")
+        return bool(names)
 
     def _read_env(self) -> dict[str, str | None]:
         from dotenv import dotenv_values  # noqa: PLC0415 - only where files are watched
 
         try:
             return dotenv_values(self._env)
-        except UnicodeDecodeError:
-            return {}  # the processes that read it say so
+        except (UnicodeDecodeError, OSError):
+            return {"": None}  # the processes that read it say so

@@ -15,6 +15,8 @@ from types import FrameType
 from backend.process.sockets import notify
 from backend.process.tracking import RELOAD_ROOT
 
+# Frames of what starts the project's code.
+MACHINERY = ("runpy.py", "<frozen runpy>", "forkserver.py")
 # The signal that asks a process that does not get ready where it stands.
 WHERE = signal.SIGUSR1
 
@@ -46,7 +48,7 @@ def describe(error: BaseException, root: Path, package: str | None = None) -> Fa
         shown = "".join(traceback.TracebackException.from_exception(error).format_exception_only()).splitlines()
         excerpt = "\n".join(line for line in shown[1:-1] if line.strip())
         return Failure(sentence(error), _relative(error.filename, root), error.lineno, excerpt)
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.endswith(MACHINERY)]
     ours = [frame for frame in frames if _is_in(frame.filename, root)] or frames
     if not ours:
         return Failure(sentence(error))
@@ -82,9 +84,16 @@ def report(failure: Failure) -> None:
 def sentence(error: BaseException, package: str | None = None) -> str:
     """One line. Errors of `package` speak for themselves; others get their type before it."""
     error = only(error)
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    text = error.msg if isinstance(error, SyntaxError) else _text(error)
     kind = "" if package and text and is_of(error, package) else f"{type(error).__name__}: "
     return (kind + text).rstrip(": ")
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return " ".join(str(error).split())
+    except Exception:
+        return "which cannot say what is wrong"
 
 
 def is_of(error: BaseException, package: str) -> bool:

@@ -33,6 +33,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -129,6 +130,8 @@ class ForkServer:
                 self._tell(id=told["start"], refused="it has threads")
             elif self._fork(told["start"]):
                 return self._become(told, descriptors)
+        except OSError as error:  # no room for another process
+            self._tell(id=told["start"], refused=str(error))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -148,7 +151,12 @@ class ForkServer:
     def _fork_ahead(self) -> list[str] | None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_MESSAGE)
-        if not self._fork(NOBODY):
+        try:
+            forked = self._fork(NOBODY)
+        except OSError:
+            self._ahead = False
+            return None
+        if not forked:
             theirs.close()
             self._spare = ours, next(reversed(self._forks))
             return None
@@ -272,6 +280,7 @@ def become(link: socket.socket, parent: int) -> NoReturn:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.closerange(FIRST_FD, link.fileno())
     package = __name__.partition(".")[0]
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
@@ -303,11 +312,18 @@ def _run(argv: Sequence[str], *, forked: bool) -> NoReturn:
     except SystemExit as error:
         _end(error.code)
     except BaseException as error:
+        _report(error)
+        _end(1)
+    _end(0)
+
+
+def _report(error: BaseException) -> None:
+    try:
         from backend.process.failure import describe, report  # noqa: PLC0415
 
         report(describe(error, Path.cwd()))
-        _end(1)
-    _end(0)
+    except Exception:  # it is what reports that is broken
+        sys.stderr.write("".join(traceback.format_exception_only(error)))
 
 
 def _end(code: object) -> NoReturn:

@@ -39,13 +39,11 @@ async def serve_asgi(
     server = _Server(_config(guarded, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
     server.on_ready = on_ready
     server.stopping = stopping
-    watcher = asyncio.ensure_future(_stop_server(server, stopping))
     try:
         await server.serve(sockets=[listener])
     except SystemExit:  # uvicorn's answer to a lifespan that failed
         raise guarded.error or RuntimeError("the application did not start") from None
     finally:
-        watcher.cancel()
         listener.close()
 
 
@@ -59,13 +57,6 @@ def _config(app: Application, *, access_log: bool) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=DRAIN,
     )
-
-
-async def _stop_server(server: _Server, stopping: asyncio.Event) -> None:
-    await stopping.wait()
-    for each in server.servers:  # at once: what comes from now on is the successor's
-        each.close()
-    server.should_exit = True
 
 
 class _Server(uvicorn.Server):
@@ -85,6 +76,8 @@ class _Server(uvicorn.Server):
                     await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()  # what comes from now on is the successor's
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER):
                 while self.server_state.connections:  # noqa: ASYNC110 - their end is no event

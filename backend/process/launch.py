@@ -227,8 +227,11 @@ class ForkServer:
             self._end()
 
     def _say(self, message: Mapping[str, Any], *descriptors: int) -> bool:
+        data = json.dumps(message).encode()
+        if len(data) > LONGEST_MESSAGE:
+            return False
         try:
-            socket.send_fds(self._link, [json.dumps(message).encode()], descriptors)
+            socket.send_fds(self._link, [data], descriptors)
         except OSError:
             return False
         return True

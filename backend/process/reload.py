@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from backend.process.failure import Failure
+from backend.process.failure import Failure, sentence
 from backend.process.launch import Launcher
 from backend.process.unit import Exchange, Unit
 from backend.process.watching import saves
@@ -65,7 +65,10 @@ class Reload:
                 await self._news.wait()
                 began = time.monotonic()
                 saved = self._take()
-                await self._answer(saved, self._concerned(saved), began)
+                try:
+                    await self._answer(saved, self._concerned(saved), began)
+                except Exception as error:  # of ours; the next save is not to be lost for it
+                    self._crew.say(f"{listed(sorted(saved))} could not be taken in: {sentence(error)}")
         finally:
             watcher.cancel()
 
@@ -173,7 +176,7 @@ class Reload:
 
 
 def listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return "".join(names) if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _is_hidden(name: str) -> bool:

@@ -63,6 +63,8 @@ class Tracker:
                 self._send({name})
 
     def _note_written(self, path: object) -> None:
+        if isinstance(path, str) and path.endswith(".pyc"):
+            return  # it stands for its source, which nobody has written
         name = self._relative(path)
         if name and name not in self._written:
             self._written.add(name)

@@ -117,7 +117,8 @@ class Unit(Process):
         if files is None:
             return "python" in self.cmd and any(name.endswith(".py") for name in code)
         folders = {f"{os.path.dirname(name)}/".lstrip("/") for name in code}
-        return bool((saved | folders) & files)
+        gone = tuple(f"{name}/" for name in saved if "." not in os.path.basename(name))  # a folder may be
+        return bool((saved | folders) & files) or any(name.startswith(gone) for name in files if gone)
 
     async def exchange(self, overtaken: asyncio.Event) -> Exchange:
         """Start new code beside the old; the old goes when the new is ready, and stays if it never is."""
@@ -208,6 +209,8 @@ class Unit(Process):
             if self._crew.stopping.is_set() or self._removed.is_set():
                 return None
             async with self._changing:  # an exchange may be under way, and be the answer
+                if self._crew.stopping.is_set():
+                    return None
                 if self.current is current and self._is_hopeless(current):
                     return current.status or 1
             if self.current is current:

@@ -102,8 +102,10 @@ class Inotify:
     def _files_of(self, path: Path, mask: int) -> set[Path]:
         appeared = mask & (self._flags.CREATE | self._flags.MOVED_TO)
         if mask & self._flags.ISDIR:
-            if not appeared or not _is_ours(path, self._ignored):
+            if not _is_ours(path, self._ignored):
                 return set()
+            if not appeared:
+                return {path}
             self.watch_below(path)
             return _files(path, self._ignored)
         # What was just created is empty; its writing is told when it is closed.

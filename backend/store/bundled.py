@@ -43,6 +43,8 @@ LONGEST_SOCKET_ADDRESS = 103
 WAIT_FOR_LOCK = 5.0
 # Seconds in which clients may finish after stop(), before they are disconnected.
 WAIT_FOR_CLIENTS = 3.0
+# Seconds for the end of those who see to the server, once it has ended.
+LAST_WORDS = 2.0
 # Seconds for a checkpoint on a slow disk; afterwards the next start replays the log instead.
 WAIT_FOR_SHUTDOWN = 4.0
 
@@ -186,23 +188,29 @@ class Bundled:
     def wait(self) -> int | None:
         """Wait until the server has ended; its exit status, which an adopted one tells nobody."""
         self._wait(None)
-        return self._keeper.returncode if self._keeper else None
+        if not self._keeper:
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(LAST_WORDS)
+        return self._keeper.returncode
 
     def stop(self) -> None:
         """Let clients finish, then disconnect them, then end the server. Does nothing when it has ended."""
         self._stopping = True
         if self.pid:
             self._end(self.pid)
-        elif self._keeper:
-            self._keeper.wait()
+        if self._life is not None:  # those who see to the server wait for that
+            os.close(self._life)
+        if self._keeper:
+            with suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(LAST_WORDS)
         if self._reader.is_alive():
-            self._reader.join()
+            self._reader.join(LAST_WORDS)
         folder = _socket_folder(self.cluster)
         if folder != self.cluster:
             shutil.rmtree(folder, ignore_errors=True)
-        for descriptor in (self._life, self._lock):
-            if descriptor is not None:
-                os.close(descriptor)
+        if self._lock is not None:
+            os.close(self._lock)
         self._life = self._lock = None
 
     def _start_server(self, lock: int) -> None:
@@ -263,7 +271,8 @@ class Bundled:
 
     def _wait(self, seconds: float | None) -> bool:
         """Wait for the end of the server; False when it takes longer."""
-        if self._keeper:
+        if not LINUX:  # where nothing is adopted
+            assert self._keeper
             with suppress(subprocess.TimeoutExpired):
                 self._keeper.wait(seconds)
             return self._keeper.returncode is not None

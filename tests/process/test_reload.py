@@ -365,9 +365,45 @@ class TestConfiguration:
         assert running.end(signal.SIGINT) == 130
         assert running.nothing_is_left()
 
+    def test_an_env_file_that_cannot_be_read_is_told_and_the_next_save_counts(self, running: Running) -> None:
+        (running.folder / ".env").write_bytes(b"WORD=\xff\n")
+        running.until("it has to be a file of UTF-8 text.")
+        (running.folder / ".env").write_text("WORD=mended\n")
+        running.until("hears mended")
+        assert running.end(signal.SIGINT) == 130
+
     def test_a_broken_procfile_changes_nothing(self, running: Running) -> None:
         (running.folder / "Procfile").write_text("say python say.py\n")
         assert "line 1 of the Procfile is 'say python say.py'" in running.until("What runs goes on as it is.")
         (running.folder / "say.py").write_text(self.SAYING.replace("hears", "still hears"))
         running.until("still hears one")
         assert running.end(signal.SIGINT) == 130
+
+
+def test_code_whose_compiled_form_the_process_wrote_itself_is_reloaded(start: Start, project: Path) -> None:
+    running = ready(start([sys.executable, "server.py"], PYTHONDONTWRITEBYTECODE=""))
+    assert list((project / "__pycache__").glob("words.*.pyc"))
+    (project / "words.py").write_text("GREETING = 'new'\n")
+    running.until("Reloaded server")
+    assert ask(port_of(running)) == "new"
+    running.end(signal.SIGINT)
+
+
+def test_a_package_that_is_moved_away_is_noticed(start: Start, project: Path) -> None:
+    (project / "pack").mkdir()
+    (project / "pack/__init__.py").write_text("")
+    (project / "words.py").write_text("import pack\nGREETING = 'old'\n")
+    running = ready(start([sys.executable, "server.py"]))
+    (project / "pack").rename(project / "gone")
+    running.until("words.py:1: ModuleNotFoundError: No module named 'pack'")
+    (project / "gone").rename(project / "pack")
+    running.until("Reloaded server")
+    running.end(signal.SIGINT)
+
+
+def test_a_broken_reporter_of_errors_is_no_wall_of_text(start: Start, project: Path) -> None:
+    running = ready(start([sys.executable, "server.py"]))
+    (project / "words.py").write_text("class E(Exception):\n    def __str__(self):\n        raise self\nraise E\n")
+    shown = running.until("the next save is waited for")
+    assert "words.py:4: E: which cannot say what is wrong" in shown
+    running.end(signal.SIGINT)

@@ -160,6 +160,19 @@ def test_a_killed_owner_leaves_no_server_behind(tmp_path: Path, owner_of: Callab
     wait_until(lambda: is_gone(owner.server_pid))
 
 
+def test_one_whose_keeper_was_killed_can_be_stopped_all_the_same(
+    tmp_path: Path, server_in: Callable[[Path], Bundled]
+) -> None:
+    server = server_in(tmp_path)
+    assert server.pid
+    keeper = int(Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    os.kill(keeper, signal.SIGKILL)
+    server.stop()
+
+    assert is_gone(server.pid)
+
+
 def test_what_was_committed_is_there_after_a_kill(tmp_path: Path, owner_of: Callable[..., Owner]) -> None:
     owner = owner_of(tmp_path)
     execute(dsn(tmp_path), "CREATE TABLE kept AS SELECT 7 AS number")
