@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,8 @@ def test_under_plain_honcho_our_processes_end_with_it(tmp_path: Path, how: int) 
     with honcho.stdout:
         server = int(next(line for line in honcho.stdout if "serving" in line).split()[-1])
         its_end = os.pidfd_open(server)
+        while Path(f"/proc/{honcho.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.01)  # a signal that interrupts honcho's printing makes it fail and hang
         honcho.send_signal(how)
         honcho.wait(40)
         assert select.select([its_end], [], [], 40)[0], "it outlived honcho"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from honcho.manager import Manager
 
@@ -111,10 +112,10 @@ class Supervisor(Manager):
         try:
             self.loop()
         except BrokenPipeError:  # nobody reads what we print
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.returncode = 128 + signal.SIGPIPE
         finally:
             self._end_all()
+            _let_go_of(sys.stdout)
             signal.set_wakeup_fd(-1)
             wake.close()
             self._signals.close()
@@ -251,3 +252,11 @@ class Supervisor(Manager):
                 self.events.get(0)
         self._thread.join()
         self.guard.close()
+
+
+def _let_go_of(output: TextIO) -> None:
+    """What could not be written (nobody reads, the disk is full) is no reason to complain at the end."""
+    try:
+        output.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
