@@ -18,9 +18,11 @@ from typing import Any
 from honcho.printer import Message
 
 from backend.process import roster, table
+from backend.process.control import LINES
 from backend.process.output import SYSTEM, PiecePrinter, in_colour, notice
 from backend.process.process import State
 from backend.process.reload import listed
+from backend.process.sockets import reachable
 from backend.process.status import Status, read
 from backend.settings import SettingError, Settings
 from backend.store import bundled
@@ -28,8 +30,7 @@ from backend.store.address import database_address
 
 # What `python -m backend` calls itself: the process that ends all others.
 SUPERVISOR = "app"
-# Lines that `logs` shows unless told how many, and the room for the names before them.
-LINES = 100
+# The room for the names before the lines that `logs` shows.
 NAME_WIDTH = 11
 # Seconds; a supervisor kills what has not ended well before.
 WAIT_FOR_END = 30.0
@@ -139,7 +140,7 @@ def ask(settings: Settings, request: dict[str, object]) -> Iterator[dict[str, An
         raise CannotAsk(hint if alone else nothing_runs(settings))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            connection.connect(found.control.replace("@", "\0", 1) if found.control[0] == "@" else found.control)
+            connection.connect(reachable(found.control))
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 for line in answers:

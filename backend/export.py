@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from backend.app import listed
 from backend.process.export import Compose, ExportError, Line, Supervisord, Systemd, write
-from backend.process.procfile import Command, ProcfileError
+from backend.process.procfile import Command, ProcfileError, short_name
 from backend.settings import SHORT_FLAGS, SettingError, Settings
 
 APP = "agent-server"
@@ -69,15 +69,15 @@ def _lines(commands: Sequence[Command], settings: Settings) -> list[Line]:
     for name in Settings.model_fields:
         if name.upper() in os.environ and name not in ("app_env", "database_url"):
             env[name.upper()] = os.environ[name.upper()]
-    databases = tuple(_name(command) for command in commands if _module(command) == DATABASE)
+    databases = tuple(short_name(command.name) for command in commands if _module(command) == DATABASE)
     return [
         Line(
-            _name(command),
+            short_name(command.name),
             command.line,
             env,
             notifies=command.ours,
             listens=_listens(command, settings),
-            after=() if _name(command) in databases else databases,
+            after=() if short_name(command.name) in databases else databases,
         )
         for command in commands
     ]
@@ -95,10 +95,6 @@ def _lines_in_containers(commands: Sequence[Command], settings: Settings) -> lis
     ]
 
 
-def _name(command: Command) -> str:
-    return command.name.removesuffix(".1")
-
-
 def _module(command: Command) -> str | None:
     found = MODULE.search(command.line)
     return found[1] if found else None
@@ -109,7 +105,7 @@ def _listens(command: Command, settings: Settings) -> tuple[str, int] | None:
     settings_of = SHORT_FLAGS.get(_module(command) or "")
     if not settings_of:
         return None
-    parser = _Parser(prog=f"the Procfile's {_name(command)}", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=f"the Procfile's {short_name(command.name)}", add_help=False, allow_abbrev=False)
     for flag, setting in settings_of.items():
         long = f"--{setting.replace('_', '-')}"
         parser.add_argument(f"--{flag}", long, dest=flag, default=str(getattr(settings, setting)))

@@ -6,18 +6,13 @@ import array
 import asyncio
 import json
 import os
-import secrets
 import signal
 import socket
 import stat
 import struct
-import sys
-import tempfile
 import threading
-import time
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 from backend.process.failure import WHERE, Failure
@@ -25,7 +20,7 @@ from backend.process.guard import Guard, signal_group
 from backend.process.launch import Job, Launcher
 from backend.process.output import whole_lines
 from backend.process.signals import SUCCEEDED
-from backend.process.sockets import TURN
+from backend.process.sockets import TURN, bind_privately, forget_address
 
 # Seconds until a child that was asked to end is killed. Longer than what our own processes grant themselves.
 KILL_AFTER = 10.0
@@ -65,7 +60,6 @@ class Child:
         # What it has given us to hold for its successor.
         self.kept: dict[str, int] = {}
         self.pid = 0
-        self.since = time.time()
         self._launcher = launcher
         self._guard = guard
         self._parent = parent
@@ -221,16 +215,9 @@ class _Inbox:
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0))
         self.socket.setblocking(False)
-        self._folder: str | None = None
-        if sys.platform == "linux":
-            # An abstract address leaves no file behind, but anybody may write to it: senders show who they are.
-            self.address = f"@notify-{secrets.token_hex(8)}"
+        if hasattr(socket, "SO_PASSCRED"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            self.socket.bind("\0" + self.address[1:])
-        else:
-            self._folder = tempfile.mkdtemp()
-            self.address = f"{self._folder}/notify"
-            self.socket.bind(self.address)
+        self.address = bind_privately(self.socket, "notify")
 
     def receive(self) -> tuple[dict[str, str], list[int]]:
         """One message: its variables, and the descriptors that came with it."""
@@ -252,6 +239,4 @@ class _Inbox:
 
     def close(self) -> None:
         self.socket.close()
-        if self._folder:
-            Path(self.address).unlink(missing_ok=True)
-            Path(self._folder).rmdir()
+        forget_address(self.address)

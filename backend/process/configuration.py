@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from backend.process.procfile import Command, ProcfileError
+from backend.process.procfile import Command, ProcfileError, short_name
 from backend.process.unit import Unit
 
 PROCFILE = "Procfile"
@@ -51,7 +51,7 @@ class Configuration:
                 self._crew.remove_now(unit)
         known = {unit.name for unit in self._crew.units()}
         for name in wanted.keys() - known:
-            self._crew.say(f"{name.removesuffix('.1')} is new in the Procfile: {wanted[name].line}")
+            self._crew.say(f"{short_name(name)} is new in the Procfile: {wanted[name].line}")
             self._crew.add_now(wanted[name])
         if ENV in saved and self._tell_variables():
             changed |= {unit for unit in self._crew.units() if unit.notifies and unit.current}

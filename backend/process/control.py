@@ -14,12 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
-import shutil
 import socket
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,6 +25,7 @@ from typing import Any, Protocol
 
 from backend.process.output import SYSTEM
 from backend.process.reload import listed
+from backend.process.sockets import bind_privately, forget_address
 from backend.process.tail import Follower, Piece, Tail
 from backend.process.unit import Exchange, Unit
 
@@ -101,16 +99,8 @@ class Control:
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._clients: set[asyncio.Task[None]] = set()
-        self._folder: str | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        if sys.platform == "linux":
-            # An abstract address leaves no file behind, but anybody may connect: clients show who they are.
-            self.address = f"@control-{secrets.token_hex(8)}"
-            self._socket.bind("\0" + self.address[1:])
-        else:
-            self._folder = tempfile.mkdtemp()
-            self.address = f"{self._folder}/control"
-            self._socket.bind(self.address)
+        self.address = bind_privately(self._socket, "control")
 
     async def open(self) -> None:
         self._server = await asyncio.start_unix_server(self._meet, sock=self._socket)
@@ -120,8 +110,7 @@ class Control:
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        forget_address(self.address)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -27,8 +27,6 @@ from backend.process.tracking import RELOAD_ROOT
 
 # A fork server lives in Linux only: elsewhere a fork of an interpreter is not safe, or there is none.
 CAN_FORK = sys.platform == "linux"
-
-
 # Under this name the memory has what a supervisor itself imports.
 SUPERVISOR = "app"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from honcho.printer import Message
 
 from backend.process.output import plain, text_of
+from backend.process.procfile import short_name
 
 # Bytes of a file, and how many older ones of a process are kept (rest.log.1 is the youngest of them).
 LARGEST = 10_000_000
@@ -35,7 +36,7 @@ class LogFiles:
         self._failed = False
 
     def hear(self, message: Message) -> None:
-        name = message.name.removesuffix(".1")
+        name = short_name(message.name)
         if name not in self._files:
             self._files[name] = _File(self._folder / f"{name}.log", self._fail)
         time = f"{message.time.astimezone().isoformat(timespec='milliseconds')} "

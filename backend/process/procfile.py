@@ -42,6 +42,11 @@ class Command:
         return rest if found and Path(found).parent == Path(sys.executable).parent and "python" in program else None
 
 
+def short_name(name: str) -> str:
+    """As people call `rest.1`: `rest`; the second of a kind is `executor.2`."""
+    return name.removesuffix(".1")
+
+
 def read(path: Path) -> dict[str, str]:
     """The lines of a Procfile: name -> command, in their order. Raises ProcfileError."""
     try:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import array
 import errno
 import os
+import secrets
+import shutil
 import socket
+import sys
+import tempfile
 from contextlib import suppress
 
 from backend.process.ports import owner_of
@@ -67,8 +71,33 @@ def notify(*descriptors: int, **state: str) -> None:
     message = "\n".join(f"{name}={value}" for name, value in state.items()).encode()
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.connect("\0" + address[1:] if address.startswith("@") else address)
+        sender.connect(reachable(address))
         sender.sendmsg([message], rights if descriptors else [])
+
+
+def bind_privately(listener: socket.socket, purpose: str) -> str:
+    """Bind a unix socket to an address of its own, and return that; `forget_address` is for the end.
+
+    On Linux it is an abstract one, `@purpose-…`, which leaves no file behind. Anybody may write to it, so senders have
+    to show who they are. Elsewhere it is a path in a folder that only this user may enter.
+    """
+    if sys.platform == "linux":
+        address = f"@{purpose}-{secrets.token_hex(8)}"
+    else:
+        address = f"{tempfile.mkdtemp()}/{purpose}"
+    listener.bind(reachable(address))
+    return address
+
+
+def reachable(address: str) -> str:
+    """The form of an address that `connect` and `bind` take: an abstract one begins with `@` only where it is shown."""
+    return "\0" + address[1:] if address.startswith("@") else address
+
+
+def forget_address(address: str) -> None:
+    """Delete what an address of `bind_privately` has left in the file system."""
+    if not address.startswith("@"):
+        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
 
 
 def wait_for_turn() -> None:

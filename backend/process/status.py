@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from backend.process.process import State
+from backend.process.procfile import short_name
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StatusFile:
 def instance_name(name: str) -> str:
     """`executor`, or `executor.2` for the second one that a Procfile runner started."""
     given = os.environ.get("HONCHO_PROCESS_NAME", "")
-    return given.removesuffix(".1") if given.partition(".")[0] == name else name
+    return short_name(given) if given.partition(".")[0] == name else name
 
 
 def read(folder: Path) -> list[Status]:

@@ -17,7 +17,7 @@ from backend.process.failure import Failure
 from backend.process.guard import Guard
 from backend.process.launch import Launcher
 from backend.process.output import Events, notice
-from backend.process.procfile import PLAIN_COMMAND
+from backend.process.procfile import PLAIN_COMMAND, short_name
 from backend.process.roster import UnitState, UnitStatus
 from backend.process.tracking import RELOAD_ROOT
 
@@ -211,20 +211,23 @@ class Unit(Process):
             async with self._changing:  # an exchange may be under way, and be the answer
                 if self._crew.stopping.is_set():
                     return None
-                if self.current is current and self._is_hopeless(current):
-                    return current.status or 1
+                if self.current is current and self._gave_up(current):
+                    if current.failure:
+                        self._crew.note_failure(self, current.failure)
+                    if not self._may_be_mended(current):
+                        return current.status or 1
             if self.current is current:
                 await self._revive(current)
             current = self.current or current
 
-    def _is_hopeless(self, current: Child) -> bool:
-        """It gave up by itself (no signal) before it was ever ready, and not for a fault in code that a save mends."""
-        gave_up = current.status is not None and 0 <= current.status < 128
-        if not self.notifies or self.was_ready or self.broken or not gave_up:
-            return False
-        if current.failure:
-            self._crew.note_failure(self, current.failure)
-        return self.root is None or current.failure is None or current.failure.file is None
+    def _gave_up(self, current: Child) -> bool:
+        """By itself (no signal), before any was ever ready."""
+        by_itself = current.status is not None and 0 <= current.status < 128
+        return self.notifies and not self.was_ready and not self.broken and by_itself
+
+    def _may_be_mended(self, current: Child) -> bool:
+        """It failed for a fault in code that is watched."""
+        return self.root is not None and current.failure is not None and current.failure.file is not None
 
     async def _revive(self, current: Child) -> None:
         self.crashes += 1
@@ -259,8 +262,8 @@ class Unit(Process):
 
     @property
     def short_name(self) -> str:
-        """As people call it: `rest`; the second of a kind is `executor.2`."""
-        return self.name.removesuffix(".1")
+        """As people call it."""
+        return short_name(self.name)
 
     @property
     def kind(self) -> str:

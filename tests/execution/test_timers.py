@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 import pytest
@@ -23,6 +25,16 @@ def _only_notifications_wake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def timer(engine: Engine, **pins: object):
     return await engine.add("t.output_message -> y.value", t=node(TIMER, **pins), y=OUT)
+
+
+@asynccontextmanager
+async def house_kept(engine: Engine) -> AsyncIterator[None]:
+    """A scheduler at work."""
+    stopping = asyncio.Event()
+    keeping = asyncio.create_task(keep_house(engine.pool, 0, stopping))
+    yield
+    stopping.set()
+    await keeping
 
 
 async def test_a_short_wait_stays_where_it_is(engine: Engine):
@@ -53,12 +65,8 @@ async def test_a_wait_goes_on_in_another_executor_for_what_is_left_of_it(engine:
         began = time.monotonic()
         await old.leave()
     assert time.monotonic() - began < 1, "an executor that leaves does not wait for a timer"
-    stopping = asyncio.Event()
-    keeping = asyncio.create_task(keep_house(engine.pool, 0, stopping))
-    async with engine.worker():
+    async with house_kept(engine), engine.worker():
         run, history = await engine.end_of(run_id)
-    stopping.set()
-    await keeping
     assert history.outputs == {"y": ["timer finished"]}
     happened = await engine.events(run_id)
     [waiting] = [event for event in happened if event.type == "node.waiting"]
@@ -93,12 +101,8 @@ async def test_a_repeated_wait_is_resumed_where_it_was(engine: Engine):
     async with engine.worker():
         run_id = await engine.queue(await timer(engine, seconds=1, repeat=2))
         await engine.until(run_id, lambda event: event.type == "run.output")
-    stopping = asyncio.Event()
-    keeping = asyncio.create_task(keep_house(engine.pool, 0, stopping))
-    async with engine.worker():
+    async with house_kept(engine), engine.worker():
         run, history = await engine.end_of(run_id)
-    stopping.set()
-    await keeping
     assert (run.attempt, history.outputs) == (2, {"y": ["timer finished"] * 2})
     assert sum(event.type == "node.waiting" for event in await engine.events(run_id)) == 2
 
