@@ -36,13 +36,14 @@ class AgentExecutorBlock(Block):
         input_schema: dict[str, Any] = pin("What the agent takes, as a JSON Schema")
         output_schema: dict[str, Any] = pin("What the agent gives, as a JSON Schema")
         nodes_input_masks: dict[str, dict[str, Any]] | None = pin(
-            "Values for the nodes of the agent, by their ids; not used", default=None, hidden=True
+            "Values for the nodes of the agent, by their ids", default=None, hidden=True
         )
 
     class Output(BlockOutput):
         pass
 
     async def run(self, input: Input, context: Context) -> Pins:
-        async with aclosing(context.outside.call(input.graph_id, input.graph_version, input.inputs)) as outputs:
+        call = context.outside.call(input.graph_id, input.graph_version, input.inputs, input.nodes_input_masks)
+        async with aclosing(call) as outputs:
             async for name, value in outputs:
                 yield name, value

@@ -12,6 +12,9 @@ from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
 
+Masks = dict[str, dict[str, Any]]
+
+
 class BlockError(Exception):
     """A block could not do its work. The message is one sentence for the person who made the agent."""
 
@@ -34,8 +37,13 @@ class Outside:
         """Wait until a person has looked at `payload`. At most one review for each node run."""
         raise BlockError("Nobody can be asked for a review here: use the block in an agent.")
 
-    def call(self, graph_id: str, version: int, inputs: dict[str, Any]) -> AsyncGenerator[tuple[str, Any], None]:
-        """Run another agent: its outputs as they come, by name. Raises BlockError if it is not there or fails."""
+    def call(
+        self, graph_id: str, version: int, inputs: dict[str, Any], masks: Masks | None
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Run another agent: its outputs as they come, by name. `masks` are values for its nodes, by id and pin.
+
+        Raises BlockError if it is not there or fails.
+        """
         raise BlockError("No agent can be run from here: use the block in an agent.")
 
     async def keep(self, key: str, value: Any, *, across_agents: bool) -> None:

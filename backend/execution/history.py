@@ -12,7 +12,10 @@ from backend.store.events import Event
 
 @dataclass(slots=True)
 class NodeRun:
-    """One execution of one node. `number` counts the node runs of a run from 1; `outputs` is {pin: [values]}."""
+    """One execution of one node. `number` counts the node runs of a run from 1; `outputs` is {pin: [values]}.
+
+    `retries` says how often it was tried again; one that is `kept` comes from the run that this is a rerun of.
+    """
 
     number: int
     node_id: str
@@ -23,6 +26,8 @@ class NodeRun:
     ended_at: datetime | None = None
     outputs: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     error: str | None = None
+    retries: int = 0
+    kept: bool = False
 
 
 @dataclass(slots=True)
@@ -43,7 +48,7 @@ class History:
         """Take in the next event of the run; a type that does not matter here is passed over."""
         data = event.data
         match event.type:
-            case "node.started":
+            case "node.started" | "node.kept":
                 self._start(event)
             case "node.output":
                 self.node_runs[data["node_run"]].outputs.setdefault(data["pin"], []).append(data["value"])
@@ -54,17 +59,23 @@ class History:
                 node_run.error = data.get("error")
             case "node.waiting" if data["for"] == "review":
                 self.node_runs[data["node_run"]].status = "REVIEW"
+            case "node.waiting" if data["for"] == "retry":
+                self.node_runs[data["node_run"]].retries += 1
             case "run.terminated":
                 self._terminate(event)
+                self._end(data)
             case "run.output":
                 self.outputs.setdefault(data["name"], []).append(data["value"])
             case "run.warning":
                 self.warnings.append(data)
             case "run.completed" | "run.failed":
-                self.failure = data.get("failure")
-                self.never_ran, self.waiting = data.get("never_ran", []), data.get("waiting", [])
+                self._end(data)
             case _:
                 pass
+
+    def _end(self, data: dict[str, Any]) -> None:
+        self.failure = data.get("failure")
+        self.never_ran, self.waiting = data.get("never_ran", []), data.get("waiting", [])
 
     def _terminate(self, event: Event) -> None:
         for node_run in self.node_runs.values():
@@ -83,6 +94,8 @@ class History:
             inputs=data["inputs"],
             started_at=event.created_at,
             outputs=earlier.outputs if earlier else {},
+            retries=earlier.retries if earlier else 0,
+            kept=event.type == "node.kept",
         )
 
 

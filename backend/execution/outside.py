@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from backend.blocks.outside import BlockError, Outside, Review
+from backend.blocks.outside import BlockError, Masks, Outside, Review
 from backend.execution.dataflow import NodeInputs
 from backend.graphs.graph import MAX_VERSION
 from backend.store import events, graphs, kept_values, reviews, runs
@@ -104,14 +104,16 @@ class NodeOutside(Outside):
         review = await self._until(decided, Wait(review=True))
         return Review(review.status == "APPROVED", review.reviewed_data, review.review_message or "")
 
-    async def call(self, graph_id: str, version: int, inputs: dict[str, Any]) -> AsyncGenerator[tuple[str, Any], None]:
+    async def call(
+        self, graph_id: str, version: int, inputs: dict[str, Any], masks: Masks | None
+    ) -> AsyncGenerator[tuple[str, Any], None]:
         id, agent, name = await self._callee(graph_id, version)
         child = child_run_id(self._stored.id, self._inputs.number, self._waits)
         await self._begin("run", child_run_id=str(child))
         if child not in await _patiently(self._children):
             node_run = self._inputs.number
             await _patiently(
-                lambda: runs.insert_child(self._database, self._stored, node_run, child, id, version, inputs)
+                lambda: runs.insert_child(self._database, self._stored, node_run, child, id, version, inputs, masks)
             )
         outputs = Outputs()
 

@@ -17,8 +17,10 @@ from backend.graphs.structure import check_depth, content_faults, parse, referen
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
-# Values of a node that calls a graph which mean nothing elsewhere: whose it was, and values by the old node ids.
-_OWNERS = {"user_id", "nodes_input_masks"}
+# Values of a node that calls a graph: whose it was, which means nothing elsewhere; and those it gives to nodes of that
+# graph, any of which may be secret.
+_OWNER = {"user_id"}
+_MASKS = {"nodes_input_masks"}
 
 
 def read(document: object) -> Graph:
@@ -38,7 +40,7 @@ def read(document: object) -> Graph:
         raise GraphFileError([*shape_faults(error), *faults]) from None
     if faults:
         raise GraphFileError(faults)
-    return with_new_ids(with_calls_found(graph, file).with_nodes(_without_owner))
+    return with_new_ids(with_calls_found(graph, file).with_nodes(lambda node: _without(node, _OWNER)))
 
 
 def _object(document: object) -> dict[str, Any]:
@@ -54,10 +56,10 @@ def _object(document: object) -> dict[str, Any]:
     return file
 
 
-def _without_owner(node: Node) -> Node:
-    if node.block_id != AGENT_EXECUTOR or not _OWNERS & node.input_default.keys():
+def _without(node: Node, of_call: set[str]) -> Node:
+    if node.block_id != AGENT_EXECUTOR or not of_call & node.input_default.keys():
         return node
-    return _with_values(node, {key: value for key, value in node.input_default.items() if key not in _OWNERS})
+    return _with_values(node, {key: value for key, value in node.input_default.items() if key not in of_call})
 
 
 def _with_values(node: Node, values: dict[str, Any]) -> Node:
@@ -66,7 +68,7 @@ def _with_values(node: Node, values: dict[str, Any]) -> Node:
 
 def export(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
     """The agent file of a graph, ready for JSON: without secrets, with the schemas that follow from its nodes."""
-    return _written(graph.with_nodes(lambda node: _public(_without_owner(node), catalogue)), catalogue)
+    return _written(graph.with_nodes(lambda node: _public(_without(node, _OWNER | _MASKS), catalogue)), catalogue)
 
 
 def _written(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -128,22 +128,34 @@ def with_new_ids(graph: Graph) -> Graph:
 
     An id that means something outside (a graph called but not included, `forked_from_id`) is kept.
     """
-    return _renewed(graph, {each.id: {"graph_id": new_id(), "graph_version": each.version} for each in graph.walk()})
+    calls = {each.id: {"graph_id": new_id(), "graph_version": each.version} for each in graph.walk()}
+    return _renewed(graph, calls, {each.id: {node.id: new_id() for node in each.nodes} for each in graph.walk()})
 
 
-# By the id of a graph: what a call of it says from now on.
+# By the id of a graph: what a call of it says from now on, and the new ids of its nodes.
 _Calls = dict[str, dict[str, Any]]
+_NodeIds = dict[str, dict[str, str]]
 
 
-def _renewed(graph: Graph, calls: _Calls) -> Graph:
-    node_ids = {node.id: new_id() for node in graph.nodes}
+def _renewed(graph: Graph, calls: _Calls, node_ids: _NodeIds) -> Graph:
+    own = node_ids[graph.id]
+    nodes = [_with_call(_with_masks(node, node_ids), calls) for node in graph.nodes]
     changes = {
         "id": calls[graph.id]["graph_id"],
-        "nodes": [_with_call(node, calls).model_copy(update={"id": node_ids[node.id]}) for node in graph.nodes],
-        "links": [_renewed_link(link, node_ids) for link in graph.links],
-        "sub_graphs": [_renewed(each, calls) for each in graph.sub_graphs],
+        "nodes": [node.model_copy(update={"id": own[node.id]}) for node in nodes],
+        "links": [_renewed_link(link, own) for link in graph.links],
+        "sub_graphs": [_renewed(each, calls, node_ids) for each in graph.sub_graphs],
     }
     return graph.model_copy(update=changes)
+
+
+def _with_masks(node: Node, node_ids: _NodeIds) -> Node:
+    """The node with its values for nodes of a graph that it calls, and that is here, by the new ids of those."""
+    ids, masks = node_ids.get(str(node.input_default.get("graph_id"))), node.input_default.get("nodes_input_masks")
+    if node.block_id != AGENT_EXECUTOR or ids is None or not isinstance(masks, dict):
+        return node
+    renewed = {ids[id]: mask for id, mask in cast("dict[str, Any]", masks).items() if id in ids}
+    return node.model_copy(update={"input_default": node.input_default | {"nodes_input_masks": renewed}})
 
 
 def _with_call(node: Node, calls: _Calls) -> Node:

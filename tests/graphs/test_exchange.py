@@ -149,9 +149,18 @@ def test_what_is_missing_null_or_of_another_time_is_harmless():
 
 
 def test_owners_do_not_come_along():
-    calls = node("a", AGENT_EXECUTOR, graph_id="g", user_id="somebody", nodes_input_masks={"old node": {"a": 1}})
+    calls = node("a", AGENT_EXECUTOR, graph_id="g", user_id="somebody")
 
     assert read(file(calls, user_id="somebody")).nodes[0].input_default == {"graph_id": "g"}
+
+
+def test_values_for_nodes_of_a_called_graph_follow_their_new_ids_and_are_not_exported():
+    masks = {"inner": {"a": 1}, "nobody": {"a": 2}}
+    below = file(node("inner", ADD), id="below")
+    graph = read(file(node("a", AGENT_EXECUTOR, graph_id="below", nodes_input_masks=masks), sub_graphs=[below]))
+
+    assert graph.nodes[0].input_default["nodes_input_masks"] == {graph.sub_graphs[0].nodes[0].id: {"a": 1}}
+    assert "nodes_input_masks" not in export(graph, CATALOGUE)["nodes"][0]["input_default"]
 
 
 def test_a_byte_order_mark_is_no_fault():
