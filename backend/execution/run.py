@@ -16,9 +16,10 @@ from uuid import UUID
 import orjson
 import structlog
 
-from backend.blocks.block import BlockError, Context
+from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
 from backend.execution import deaths, failure
+from backend.execution.at_once import at_once, close_at_once, never_waits
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
@@ -79,6 +80,8 @@ class Run:
         self._room = asyncio.Event()
         self._over = False
         self._leaving = False
+        # Whether an executor died over the run: then what begins is written before it works, so that it can be named.
+        self._careful = False
         # The first node run that failed without its error leading anywhere, and why.
         self._failure: tuple[NodeInputs, str] | None = None
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
@@ -94,6 +97,7 @@ class Run:
 
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
+        self._careful = any(event.type == "run.rescued" for event in events)
         self._ready.extend(self._replay(events))
         # Not by the attempt: an earlier one may have let go of the run before it wrote anything.
         first = "run.resumed" if any(event.type == "run.started" for event in events) else "run.started"
@@ -151,7 +155,7 @@ class Run:
         return list(todo.values())
 
     def _go_on(self) -> None:
-        while self._ready and len(self._tasks) - len(self._waiting) < MAX_WORKING and not self._leaving:
+        while self._ready and self._may_start():
             self._start(self._ready.popleft())
         # Nothing works; and nothing that is being written can set anything to work.
         if self._over or len(self._open) > len(self._waiting) or (self._waiting and self._unwritten):
@@ -162,6 +166,10 @@ class Run:
             self._park()
         else:
             self._finish()
+
+    def _may_start(self) -> bool:
+        working = len(self._tasks) - len(self._waiting)
+        return working < MAX_WORKING and self._unwritten <= MAX_UNWRITTEN and not self._leaving
 
     def _park(self) -> None:
         due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
@@ -183,7 +191,7 @@ class Run:
             output = {"name": data.get("name"), "value": data.get("value"), "node_run": inputs.number}
             events.append(self._event("run.output", output))
         self._write(events)
-        self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
+        self._execute(node, inputs, data)
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
         if node.is_call:
@@ -196,46 +204,62 @@ class Run:
 
     # Running one node
 
-    async def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+    def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+        """Run a block: here and now if it never waits, else in a task."""
         limit = asyncio.timeout(NODE_TIME_LIMIT)
         try:
-            async with limit:
-                error = await self._consume(node, inputs, data, limit)
-        except (BlockError, InputError, ValueRefused) as reason:
-            error = str(reason)
-        except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
-            error = f"{type(bug).__name__}: {bug}"
-            if limit.expired():
-                error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
-            else:
-                log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=True)
-        if self._over:
-            return
-        del self._tasks[inputs.number]
-        if error is None:
-            self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
-        else:
-            self._fail(inputs, error)
+            outputs = self._call(node, inputs, data, limit)
+            if never_waits(outputs) and not self._careful and self._work_off(inputs, outputs):
+                return self._end_node(inputs, None)
+        except Exception as raised:
+            return self._end_node(inputs, _reason(self.id, node, raised))
+        self._tasks[inputs.number] = asyncio.create_task(self._work(node, inputs, outputs, limit))
 
-    async def _consume(
-        self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any], limit: asyncio.Timeout
-    ) -> str | None:
-        """Run the block and write what it puts out. Returns its error if it put out one."""
+    def _call(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any], limit: asyncio.Timeout) -> Pins:
         block_input, warnings = node.prepare(data)
         for warning in warnings:
             if (inputs.number, warning) not in self._warned:
                 self._write([self._node_event("run.warning", inputs, message=warning)])
-        stands = self._recorded.pop(inputs.number, None)
-        async with aclosing(node.block.run(block_input, self._context(node, inputs, limit))) as outputs:
-            async for pin, value in outputs:
-                if pin == "error":
-                    return str(value)
-                if stands and stands[pin] > 0:
-                    stands[pin] -= 1
-                else:
-                    self._put_out(inputs, pin, value)
+        return node.block.run(block_input, self._context(node, inputs, limit))
+
+    def _work_off(self, inputs: NodeInputs, outputs: Pins) -> bool:
+        """Write what a block puts out that never waits; False if it puts out more than there is room for now."""
+        try:
+            for pin, value in at_once(outputs):
+                self._take(inputs, pin, value)
+                if self._unwritten > MAX_UNWRITTEN:
+                    return False
+        except Exception:
+            close_at_once(outputs)
+            raise
+        return True
+
+    async def _work(self, node: PlannedNode, inputs: NodeInputs, outputs: Pins, limit: asyncio.Timeout) -> None:
+        error = None
+        try:
+            async with limit, aclosing(outputs):
+                async for pin, value in outputs:
+                    self._take(inputs, pin, value)
                     await self._until_there_is_room()
-        return None
+        except Exception as raised:
+            error = _reason(self.id, node, raised, limit)
+        if not self._over:
+            del self._tasks[inputs.number]
+            self._end_node(inputs, error)
+
+    def _take(self, inputs: NodeInputs, pin: str, value: Any) -> None:
+        if pin == "error":
+            raise BlockError(str(value))
+        if (stands := self._recorded.get(inputs.number)) and stands[pin] > 0:
+            stands[pin] -= 1
+        else:
+            self._put_out(inputs, pin, value)
+
+    def _end_node(self, inputs: NodeInputs, error: str | None) -> None:
+        if error is None:
+            self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
+        else:
+            self._fail(inputs, error)
 
     async def _until_there_is_room(self) -> None:
         while self._unwritten > MAX_UNWRITTEN:
@@ -356,7 +380,7 @@ class Run:
             if not owned:
                 return self.abandon()
             then()
-            if self._waiting and not self._unwritten:
+            if self._unwritten == MAX_UNWRITTEN or (self._waiting and not self._unwritten):
                 self._go_on()
 
         self._unwritten += 1
@@ -371,6 +395,16 @@ class Run:
 
     def _node_event(self, type: str, of: NodeInputs, **data: Any) -> Event:
         return self._event(type, {"node_run": of.number, "node_id": of.node_id, **data})
+
+
+def _reason(run_id: UUID, node: PlannedNode, raised: Exception, limit: asyncio.Timeout | None = None) -> str:
+    """Why a node failed. A block may raise anything; that ends its node, not the run or the executor."""
+    if isinstance(raised, (BlockError, InputError, ValueRefused)):
+        return str(raised)
+    if limit and limit.expired():
+        return f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
+    log.warning("block raised", run=str(run_id), node=node.id, block=node.block.name, exc_info=raised)
+    return f"{type(raised).__name__}: {raised}"
 
 
 def _as_json(pin: str, value: Any) -> bytes:
