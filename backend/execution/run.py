@@ -211,7 +211,7 @@ class Run:
             outputs = self._call(node, inputs, data, limit)
             if never_waits(outputs) and not self._careful and self._work_off(inputs, outputs):
                 return self._end_node(inputs, None)
-        except Exception as raised:
+        except (Exception, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
             return self._end_node(inputs, _reason(self.id, node, raised))
         self._tasks[inputs.number] = asyncio.create_task(self._work(node, inputs, outputs, limit))
 
@@ -397,7 +397,7 @@ class Run:
         return self._event(type, {"node_run": of.number, "node_id": of.node_id, **data})
 
 
-def _reason(run_id: UUID, node: PlannedNode, raised: Exception, limit: asyncio.Timeout | None = None) -> str:
+def _reason(run_id: UUID, node: PlannedNode, raised: BaseException, limit: asyncio.Timeout | None = None) -> str:
     """Why a node failed. A block may raise anything; that ends its node, not the run or the executor."""
     if isinstance(raised, (BlockError, InputError, ValueRefused)):
         return str(raised)
