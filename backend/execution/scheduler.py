@@ -11,7 +11,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, runs, waking
+from backend.store import executors, queue, runs, waking
 from backend.store.connection import PASSING, Pool, open_pool
 
 # Seconds.
@@ -49,7 +49,7 @@ async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -
 
 
 async def rescue(pool: Pool) -> None:
-    rescued = await runs.rescue(pool)
+    rescued = await queue.rescue(pool)
     await executors.forget_dead(pool)
     for run_id in rescued:
         log.warning("rescued a run from an executor that is gone", run=str(run_id))

@@ -17,7 +17,7 @@ from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.executor import Worker
 from backend.graphs.graph import Graph
 from backend.graphs.topology import topology
-from backend.store import events, runs
+from backend.store import events, queue
 from backend.store import graphs as store
 from backend.store.events import ENDS, Entry, Event
 from tests.execution.engine import Engine, assert_gap_free
@@ -144,7 +144,7 @@ async def _kill_after(engine: Engine, number: int) -> bool:
         dying.cancel()
         await asyncio.wait([dying])
     await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
-    return bool(await runs.rescue(engine.pool))
+    return bool(await queue.rescue(engine.pool))
 
 
 def _nothing_after(number: int, patch: pytest.MonkeyPatch) -> asyncio.Event:
