@@ -16,7 +16,7 @@ from backend.execution.run import MAX_UNWRITTEN, Run
 from backend.graphs.graph import Graph
 from backend.store.events import Entry, Event
 from backend.store.runs import StoredRun
-from tests.execution.engine import calls
+from tests.execution.engine import Engine, calls
 
 RUN = UUID(int=1)
 QUEUED = Event(1, "run.queued", {})
@@ -128,3 +128,15 @@ async def test_a_node_that_fails_without_waiting_fails_alone(how: str):
     assert journal.types()[-3:] == ["node.output", "node.output", "node.failed"]
     journal.write()
     assert journal.types() == ["run.failed"]
+
+
+async def test_a_node_that_never_waits_is_tried_again_if_it_shall_be_and_repeats_nothing(engine: Engine):
+    settings = {"retry": {"times": 2, "delay_seconds": 0}}
+    fails = {"block_id": "fail", "input_default": {"b": "raise"}, "settings": settings}
+    graph = await engine.add("f.error -> p.a", f=fails, p="pass")
+    async with engine.worker():
+        run, history = await engine.run(graph)
+    assert run.status == "COMPLETED"
+    types = [event.type for event in await engine.events(run.id)]
+    assert types.count("node.waiting") == 2
+    assert history.node_runs[1].outputs == {"out": ["before"], "error": [r"ZeroDivisionError: a bug\0"]}
