@@ -387,7 +387,7 @@ def typecheck(c: Context) -> None:
 
 @job()
 def bench(c: Context, name: str) -> None:
-    """Time it beside its peers: start, throughput, reload, logs or footprint (docs/benchmarks.md)."""
+    """Time beside peers: start, throughput, latency, fanout, scale, reload, logs, footprint (docs/benchmarks.md)."""
     become("-m", "benchmarks", name)
 
 

@@ -1,11 +1,13 @@
-"""The same chain on other engines, each in the way its documentation shows: prints runs per second."""
+"""The same chain on other engines, each in the way its documentation shows: prints runs per second, or the milliseconds
+that each of many runs took."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 from uuid import uuid4
 
@@ -18,13 +20,14 @@ from psycopg_pool import AsyncConnectionPool
 NODES = 10
 RUNS = 160
 CONCURRENCY = 16
+WARM_UP = 20
 
 
 class State(TypedDict):
     value: int
 
 
-async def _rate(one: Callable[[], Awaitable[Any]], runs: int = RUNS, concurrency: int = CONCURRENCY) -> float:
+async def _rate(one: Callable[[], Awaitable[Any]], runs: int = RUNS, concurrency: int = CONCURRENCY) -> list[float]:
     async def worker(count: int) -> None:
         for _ in range(count):
             await one()
@@ -32,7 +35,17 @@ async def _rate(one: Callable[[], Awaitable[Any]], runs: int = RUNS, concurrency
     await one()
     started = time.perf_counter()
     await asyncio.gather(*(worker(runs // concurrency) for _ in range(concurrency)))
-    return runs // concurrency * concurrency / (time.perf_counter() - started)
+    return [runs // concurrency * concurrency / (time.perf_counter() - started)]
+
+
+async def _one_by_one(one: Callable[[], Awaitable[Any]]) -> list[float]:
+    """Milliseconds of each."""
+    took: list[float] = []
+    for _ in range(WARM_UP + RUNS):
+        started = time.perf_counter()
+        await one()
+        took.append((time.perf_counter() - started) * 1000)
+    return took[WARM_UP:]
 
 
 def _chain() -> StateGraph[State]:
@@ -48,7 +61,8 @@ def _chain() -> StateGraph[State]:
     return graph
 
 
-async def langgraph_durable(dsn: str) -> float:
+@asynccontextmanager
+async def _durable_chain(dsn: str) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
     """AsyncPostgresSaver, `durability="sync"`: each step is written before the next starts."""
     options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     async with AsyncConnectionPool(dsn, min_size=CONCURRENCY, max_size=CONCURRENCY, kwargs=options) as pool:
@@ -61,10 +75,20 @@ async def langgraph_durable(dsn: str) -> float:
             result = await app.ainvoke({"value": 1}, config, durability="sync")
             assert result["value"] == NODES + 1
 
+        yield one
+
+
+async def langgraph_durable(dsn: str) -> list[float]:
+    async with _durable_chain(dsn) as one:
         return await _rate(one)
 
 
-async def langgraph_in_memory(dsn: str) -> float:
+async def langgraph_one_by_one(dsn: str) -> list[float]:
+    async with _durable_chain(dsn) as one:
+        return await _one_by_one(one)
+
+
+async def langgraph_in_memory(dsn: str) -> list[float]:
     del dsn
     app = _chain().compile()
 
@@ -86,7 +110,7 @@ async def chain(value: int) -> int:
     return value
 
 
-async def dbos_steps(dsn: str) -> float:
+async def dbos_steps(dsn: str) -> list[float]:
     DBOS(config=DBOSConfig(name="bench", system_database_url=dsn, log_level="ERROR"))
     DBOS.launch()
     try:
@@ -99,7 +123,7 @@ async def dbos_steps(dsn: str) -> float:
         DBOS.destroy()
 
 
-PEERS = {each.__name__: each for each in (langgraph_durable, langgraph_in_memory, dbos_steps)}
+PEERS = {each.__name__: each for each in (langgraph_durable, langgraph_one_by_one, langgraph_in_memory, dbos_steps)}
 
 if __name__ == "__main__":
-    print(asyncio.run(PEERS[sys.argv[1]](sys.argv[2])))
+    print(*asyncio.run(PEERS[sys.argv[1]](sys.argv[2])))

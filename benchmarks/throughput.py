@@ -43,9 +43,9 @@ async def measure(rounds: int) -> list[Figure]:
 async def _measure(dsn: str, rounds: int) -> list[Figure]:
     contenders: dict[str, Callable[[], Awaitable[float]]] = {
         "this server, one executor": lambda: ours(dsn),
-        "LangGraph, PostgreSQL checkpointer": lambda: peer("langgraph_durable", dsn),
-        "LangGraph, no checkpointer": lambda: peer("langgraph_in_memory", dsn),
-        "DBOS steps": lambda: peer("dbos_steps", dsn),
+        "LangGraph, PostgreSQL checkpointer": lambda: rate("langgraph_durable", dsn),
+        "LangGraph, no checkpointer": lambda: rate("langgraph_in_memory", dsn),
+        "DBOS steps": lambda: rate("dbos_steps", dsn),
         "bare PostgreSQL, the same rows": lambda: bare(dsn),
     }
     found: dict[str, list[float]] = {name: [] for name in contenders}
@@ -55,32 +55,37 @@ async def _measure(dsn: str, rounds: int) -> list[Figure]:
     return side_by_side("runs/s", found)
 
 
-async def peer(name: str, dsn: str) -> float:
-    """Runs per second of a function of `peers`, in a process of its own."""
+async def rate(name: str, dsn: str) -> float:
+    """Runs per second of a function of `peers`."""
+    return (await peer(name, dsn))[0]
+
+
+async def peer(name: str, dsn: str) -> list[float]:
+    """What a function of `peers` has measured, in a process of its own."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.peers", name, dsn, stdout=subprocess.PIPE
     )
     said, _ = await process.communicate()
-    return float(said.split()[-1])
+    return [float(word) for word in said.splitlines()[-1].split()]
 
 
-async def ours(dsn: str) -> float:
-    """Queue the runs, start one executor, and time from its first claim to the last end."""
+async def ours(dsn: str, *, runs: int = OUR_RUNS, nodes: int = NODES, executors: int = 1) -> float:
+    """Queue the runs, start executors, and time from the first claim to the last end: runs per second."""
     connection = await connect(dsn)
     graph_id = uuid4()
-    await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id)))
-    await _queue(connection, graph_id, OUR_RUNS)
-    executor = subprocess.Popen(
-        [sys.executable, "-m", "backend.executor"],
-        env=os.environ | {"DATABASE_URL": dsn, "NUM_GRAPH_WORKERS": "100"},
-        stdout=subprocess.DEVNULL,
-    )
+    await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id), nodes))
+    await _queue(connection, graph_id, runs)
+    environment = os.environ | {"DATABASE_URL": dsn, "NUM_GRAPH_WORKERS": "100"}
+    command = [sys.executable, "-m", "backend.executor"]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(executors)]
     try:
         while await connection.fetchval("SELECT count(*) FROM runs WHERE graph_id = $1 AND ended_at IS NULL", graph_id):
             await asyncio.sleep(0.1)
     finally:
-        executor.terminate()
-        executor.wait()
+        for executor in started:
+            executor.terminate()
+        for executor in started:
+            executor.wait()
     row = await connection.fetchrow(
         "SELECT count(*) FILTER (WHERE status = 'COMPLETED') AS done, max(ended_at) - min(started_at) AS took"
         " FROM runs WHERE graph_id = $1",
@@ -88,8 +93,8 @@ async def ours(dsn: str) -> float:
     )
     await connection.close()
     assert row is not None
-    assert row["done"] == OUR_RUNS, f"{row['done']} of {OUR_RUNS} runs completed"
-    return OUR_RUNS / row["took"].total_seconds()
+    assert row["done"] == runs, f"{row['done']} of {runs} runs completed"
+    return runs / row["took"].total_seconds()
 
 
 async def _queue(connection: asyncpg.Connection, graph_id: UUID, count: int) -> None:
@@ -126,16 +131,16 @@ async def bare(dsn: str) -> float:
     return OUR_RUNS / took
 
 
-def chain(graph_id: str) -> dict[str, object]:
-    """An input, eight calculators that add one, an output."""
+def chain(graph_id: str, count: int = NODES) -> dict[str, object]:
+    """An input, calculators that add one, an output."""
     middle = [
         {"id": f"n{i}", "block_id": CALCULATOR, "input_default": {"operation": "Add", "b": 1}}
-        for i in range(1, NODES - 1)
+        for i in range(1, count - 1)
     ]
     nodes = [
         {"id": "n0", "block_id": INPUT, "input_default": {"name": "a"}},
         *middle,
-        {"id": f"n{NODES - 1}", "block_id": OUTPUT, "input_default": {"name": "result"}},
+        {"id": f"n{count - 1}", "block_id": OUTPUT, "input_default": {"name": "result"}},
     ]
     links = [
         {
@@ -143,9 +148,9 @@ def chain(graph_id: str) -> dict[str, object]:
             "source_id": f"n{i}",
             "source_name": "result",
             "sink_id": f"n{i + 1}",
-            "sink_name": "value" if i == NODES - 2 else "a",
+            "sink_name": "value" if i == count - 2 else "a",
             "is_static": i == 0,
         }
-        for i in range(NODES - 1)
+        for i in range(count - 1)
     ]
     return orjson.loads(orjson.dumps({"id": graph_id, "version": 1, "name": "chain", "nodes": nodes, "links": links}))

@@ -22,11 +22,11 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def started(command: list[str | Path], data: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it in the data folder `data`; every process is ready when this is entered."""
-    port = str(free_port())
+def started(command: list[str | Path], data: Path, port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it in the data folder `data`, the REST API on `port`; every process is ready when this is entered."""
+    port = port or free_port()
     variables = environment(
-        AGENT_API_PORT=port, WEBSOCKET_SERVER_PORT=str(free_port()), DATA_DIR=str(data), APP_ENV="development"
+        AGENT_API_PORT=str(port), WEBSOCKET_SERVER_PORT=str(free_port()), DATA_DIR=str(data), APP_ENV="development"
     )
     with running(command, ROOT, variables, subprocess.DEVNULL) as process:
         deadline = time.monotonic() + PATIENCE
@@ -42,7 +42,7 @@ def _all_running(folder: Path) -> bool:
     return ready >= PROCESSES
 
 
-def _answers(port: str) -> bool:
+def _answers(port: int) -> bool:
     try:
         with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return answer.status == 200

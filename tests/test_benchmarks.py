@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from backend.execution.history import fold
+from backend.execution.plan import make_plan
+from backend.graphs.graph import Graph
+from backend.store import events, runs
+from backend.store.connection import connect
 from benchmarks.__main__ import NAMES
+from benchmarks.fanout import Audience, last_receipt
 from benchmarks.measure import side_by_side
 from benchmarks.poller import Poller
+from benchmarks.scale import GRAPH, fill
+from benchmarks.throughput import chain
 
 ROOT = Path(__file__).parents[1]
 ANSWER = b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"number":7}'
@@ -78,3 +86,53 @@ async def test_a_poller_sees_how_requests_and_connections_end(answer: bytes, aft
     server.close()
     await asyncio.sleep(0.05)  # the last connections end
     assert (poller.failures.total() > 0, poller.dropped > 0) == (fails, drops)
+
+
+@pytest.mark.parametrize("count", [3, 10, 100])
+def test_a_chain_is_a_graph_that_runs_from_its_first_node_to_its_last(count: int):
+    plan = make_plan(Graph.model_validate(chain(str(GRAPH), count)), GRAPH, 1)
+    assert len(plan.nodes) == count
+    assert [node.id for node in plan.topology.starting] == ["n0"]
+    assert plan.nodes[f"n{count - 1}"].is_output
+
+
+async def test_stored_runs_are_whole(database_url: str):
+    await fill(database_url, 3)
+    connection = await connect(database_url)
+    stored = await connection.fetch("SELECT id FROM runs ORDER BY created_at")
+    histories = [fold(await events.read_all(connection, row["id"])) for row in stored]
+    found = [await runs.get(connection, row["id"]) for row in stored]
+    await connection.close()
+    assert [run and run.status for run in found] == ["COMPLETED"] * 3
+    assert [len(history.node_runs) for history in histories] == [1] * 3
+
+
+async def test_an_event_has_arrived_when_the_last_subscriber_has_it():
+    audience = Audience(3)
+    everybody = audience.expect(b"id: 2\n")
+    for heard in (b"id: 2\n", b"id: 1\n", b"event: a\nid: 2\n"):
+        audience.heard(heard)
+    assert not everybody.done()
+    audience.heard(b"id: 2\n")
+    assert everybody.done()
+
+
+async def test_subscribers_are_told_of_each_event():
+    streams: list[asyncio.StreamWriter] = []
+    sent: list[int] = []
+
+    async def subscribe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        streams.append(writer)
+
+    async def send(number: int) -> None:
+        sent.append(number)
+        for stream in streams:
+            stream.write(b"id: %d\n" % number)
+
+    async with await asyncio.start_server(subscribe, "127.0.0.1", 0) as server:
+        await last_receipt(server.sockets[0].getsockname()[1], "/", 3, range(2, 5), send)
+        for stream in streams:
+            stream.close()
+    assert (len(streams), sent) == (3, [2, 3, 4])

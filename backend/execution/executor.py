@@ -39,6 +39,8 @@ WRITE_WITHIN = 1.0
 LEAVE_WITHIN = 0.75
 # Runs taken from the queue at once: enough to fill a round trip, few enough to leave some to the other executors.
 CLAIM_AT_ONCE = 32
+# While one writes to the database, the runs of the other go on.
+JOURNALS = 2
 
 QUEUED_EVENT = Event(1, "run.queued", {})
 
@@ -75,7 +77,7 @@ class Worker:
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._pool = pool
         self._settings = settings
-        self._journal = Journal(pool)
+        self._journals = [Journal(pool) for _ in range(JOURNALS)]
         self._plans = Plans(pool)
         self._runs: dict[UUID, Run] = {}
         self._waker = Waker(pool, self.id, self._runs)
@@ -95,7 +97,7 @@ class Worker:
         async with asyncio.TaskGroup() as group:
             claiming = group.create_task(self._claim_until_leaving())
             helpers = [
-                group.create_task(self._journal.write_forever()),
+                *(group.create_task(journal.write_forever()) for journal in self._journals),
                 group.create_task(self._beat_forever()),
                 group.create_task(self._waker.work()),
                 group.create_task(listen(dsn, (runs.QUEUED, control.STOP, control.PAUSE, WOKEN), self._hear)),
@@ -109,7 +111,8 @@ class Worker:
                 self._abandon_all()
             with suppress(TimeoutError):
                 async with asyncio.timeout(WRITE_WITHIN):
-                    await self._journal.drain()
+                    for journal in self._journals:
+                        await journal.drain()
             for task in (claiming, *helpers):
                 task.cancel()
 
@@ -200,9 +203,11 @@ class Worker:
         except CannotPlan as error:
             return self._refuse(stored, history[-1].number + 1, str(error))
         if self._leaving:
-            return self._journal.append(Entry(stored.id, stored.attempt, [], "QUEUED"), lambda _: None)
+            entry = Entry(stored.id, stored.attempt, [], "QUEUED")
+            return self._journal_of(stored.id).append(entry, lambda _: None)
         hosts, news = self._settings.trusted_hosts, self._waker.news(stored)
-        run = Run(stored, plan, self._journal, hosts, lambda: self._forget(run), self._pool, news)
+        journal = self._journal_of(stored.id)
+        run = Run(stored, plan, journal, hosts, lambda: self._forget(run), self._pool, news)
         if earlier := self._runs.get(run.id):
             earlier.abandon()  # we slept for so long that the run was rescued from us, and now it is ours again
         self._runs[run.id] = run
@@ -211,7 +216,12 @@ class Worker:
     def _refuse(self, stored: StoredRun, number: int, error: str) -> None:
         failed = Event(number, "run.failed", orjson.dumps({"error": error}).decode())
         news = self._waker.news(stored) or (lambda: None)
-        self._journal.append(Entry(stored.id, stored.attempt, [failed], "FAILED", error), lambda _: news())
+        entry = Entry(stored.id, stored.attempt, [failed], "FAILED", error)
+        self._journal_of(stored.id).append(entry, lambda _: news())
+
+    def _journal_of(self, run_id: UUID) -> Journal:
+        """Always the same for a run: what it writes stays in order."""
+        return self._journals[run_id.int % JOURNALS]
 
     def _forget(self, run: Run) -> None:
         if self._runs.get(run.id) is run:

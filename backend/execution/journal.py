@@ -1,4 +1,4 @@
-"""The one writer of an executor: collects what its runs want written and commits it together (group commit)."""
+"""A writer of an executor: collects what many runs want written and commits it together (group commit)."""
 
 from __future__ import annotations
 

@@ -76,6 +76,7 @@ class NodeOutside(Outside):
 
     async def before_retry(self, seconds: float, error: str) -> None:
         """Wait before the node run is tried once more after an error."""
+        self.limit = asyncio.timeout(None)  # that of the last try is over
         await self._sleep(RETRY, seconds, error=error)
 
     async def _sleep(self, kind: str, seconds: float, **why: str) -> None:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import orjson
 import structlog
 
-from backend.blocks.block import BlockError, Context
+from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
 from backend.execution import deaths, failure
+from backend.execution.at_once import at_once, close_at_once, never_waits
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
@@ -42,6 +44,8 @@ MAX_UNWRITTEN = 1000
 PARK_AFTER = 5.0
 # Seconds a run that is stopped waits for the runs below it to end first.
 STOP_WITHIN = 1.5
+
+NOTHING = Counter[str]()
 
 log = structlog.get_logger()
 
@@ -85,6 +89,8 @@ class Run:
         self._leaving = False
         self._pausing = False
         self._stopping: asyncio.Task[None] | None = None
+        # Whether an executor died over the run: then what begins is written before it works, so that it can be named.
+        self._careful = False
         self._begun: set[int] = set()
         # The first node run that failed without its error leading anywhere, and why.
         self._failure: tuple[NodeInputs, str] | None = None
@@ -101,6 +107,7 @@ class Run:
 
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
+        self._careful = any(event.type == "run.rescued" for event in events)
         self._ready.extend(self._replay(events))
         # Not by the attempt: an earlier one may have let go of the run before it wrote anything.
         first = "run.resumed" if any(event.type == "run.started" for event in events) else "run.started"
@@ -180,7 +187,7 @@ class Run:
         return list(todo.values())
 
     def _go_on(self) -> None:
-        while self._ready and len(self._tasks) - len(self._waiting) < MAX_WORKING and not self._leaves:
+        while self._ready and self._may_start():
             self._start(self._ready.popleft())
         # Nothing works; and nothing that is being written can set anything to work.
         if self._over or self._stopping:
@@ -194,9 +201,10 @@ class Run:
         else:
             self._finish()
 
-    @property
-    def _leaves(self) -> bool:
-        return self._leaving or self._stopping is not None
+    def _may_start(self) -> bool:
+        if self._leaving or self._stopping:
+            return False
+        return len(self._tasks) - len(self._waiting) < MAX_WORKING and self._unwritten <= MAX_UNWRITTEN
 
     def _park(self) -> None:
         due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
@@ -219,7 +227,7 @@ class Run:
             output = {"name": data.get("name"), "value": data.get("value"), "node_run": inputs.number}
             events.append(self._event("run.output", output))
         self._write(events)
-        self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
+        self._execute(node, inputs, data)
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
         mask = self._masks.get(node.id, {})
@@ -233,26 +241,53 @@ class Run:
 
     # Running one node
 
-    async def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+    def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
+        """Run a block: here and now if it never waits, else in a task."""
         try:
             block_input, warnings = node.prepare(data)
         except InputError as reason:
-            error = str(reason)
-        else:
-            self._warn(inputs, warnings)
-            error = await self._try_all(node, inputs, block_input)
-        if self._over:
-            return
-        del self._tasks[inputs.number]
-        if error is None:
-            self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
-        else:
-            self._fail(inputs, error)
+            return self._end_node(inputs, str(reason))
+        self._warn(inputs, warnings)
+        if node.settings.retry:
+            return self._begin_task(inputs, partial(self._try_all, node, inputs, block_input))
+        outside = NodeOutside(self, self._stored, self._database, inputs)
+        try:
+            outputs = self._call(node, inputs, block_input, outside)
+            if never_waits(outputs) and not self._careful and self._work_off(node, inputs, outputs):
+                return self._end_node(inputs, None)
+        except (Exception, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
+            return self._end_node(inputs, self._reason(node, raised))
+        self._begin_task(inputs, partial(self._try, node, inputs, lambda: outputs, outside))
 
     def _warn(self, inputs: NodeInputs, warnings: Iterable[str]) -> None:
         for warning in warnings:
             if (inputs.number, warning) not in self._warned:
                 self._write([self._node_event("run.warning", inputs, message=warning)])
+
+    def _call(self, node: PlannedNode, inputs: NodeInputs, block_input: Any, outside: NodeOutside) -> Pins:
+        return node.block.run(block_input, self._context(node, inputs, outside))
+
+    def _work_off(self, node: PlannedNode, inputs: NodeInputs, outputs: Pins) -> bool:
+        """Write what a block puts out that never waits; False if it puts out more than there is room for now."""
+        left = self._recorded.get(inputs.number, NOTHING)
+        try:
+            for pin, value in at_once(outputs):
+                self._take(node, inputs, left, pin, value)
+                if self._unwritten > MAX_UNWRITTEN:
+                    return False
+        except Exception:
+            close_at_once(outputs)
+            raise
+        return True
+
+    def _begin_task(self, inputs: NodeInputs, work: Callable[[], Awaitable[str | None]]) -> None:
+        self._tasks[inputs.number] = asyncio.create_task(self._work(inputs, work))
+
+    async def _work(self, inputs: NodeInputs, work: Callable[[], Awaitable[str | None]]) -> None:
+        error = await work()
+        if not self._over:
+            del self._tasks[inputs.number]
+            self._end_node(inputs, error)
 
     async def _try_all(self, node: PlannedNode, inputs: NodeInputs, block_input: Any) -> str | None:
         """Run the block, again if it fails and the node's settings say so. Returns the error of the last try."""
@@ -262,7 +297,8 @@ class Run:
         if retries:  # by an earlier attempt at the run: the time is not over, perhaps
             await outside.before_retry(0, "")
         made = len(retries)
-        while (error := await self._try(node, inputs, block_input, outside)) is not None:
+        call = partial(self._call, node, inputs, block_input, outside)
+        while (error := await self._try(node, inputs, call, outside)) is not None:
             retry = node.settings.retry
             if self._over or retry is None or made >= retry.times:
                 break
@@ -270,37 +306,47 @@ class Run:
             made += 1
         return error
 
-    async def _try(self, node: PlannedNode, inputs: NodeInputs, block_input: Any, outside: NodeOutside) -> str | None:
+    async def _try(
+        self, node: PlannedNode, inputs: NodeInputs, call: Callable[[], Pins], outside: NodeOutside
+    ) -> str | None:
+        """Run the block in what time it has, and write what it puts out. Returns its error."""
         seconds = node.settings.timeout_seconds or NODE_TIME_LIMIT
         outside.limit = limit = asyncio.timeout(seconds)
+        left = Counter[str](self._recorded.get(inputs.number, NOTHING))
         try:
-            async with limit:
-                return await self._consume(node, inputs, block_input, outside)
-        except (BlockError, ValueRefused) as reason:
-            return str(reason)
-        except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
-            if limit.expired():
-                return f"took longer than {seconds:g} s"
-            log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=True)
-            return f"{type(bug).__name__}: {bug}"
-
-    async def _consume(
-        self, node: PlannedNode, inputs: NodeInputs, block_input: Any, outside: NodeOutside
-    ) -> str | None:
-        """Run the block and write what it puts out. Returns its error if it put out one."""
-        left = Counter[str](self._recorded.get(inputs.number, ()))
-        async with aclosing(node.block.run(block_input, self._context(node, inputs, outside))) as outputs:
-            async for pin, value in outputs:
-                if pin == "error":
-                    return str(value)
-                if left[pin] > 0:
-                    left[pin] -= 1
-                else:
-                    self._put_out(inputs, pin, value)
-                    if node.settings.retry:
-                        self._recorded[inputs.number][pin] += 1
+            async with limit, aclosing(call()) as outputs:
+                async for pin, value in outputs:
+                    self._take(node, inputs, left, pin, value)
                     await self._until_there_is_room()
+        except Exception as raised:
+            return self._reason(node, raised, f"took longer than {seconds:g} s" if limit.expired() else None)
         return None
+
+    def _take(self, node: PlannedNode, inputs: NodeInputs, left: Counter[str], pin: str, value: Any) -> None:
+        """Write what a block puts out, unless it is among what is `left` of what it had put out before."""
+        if pin == "error":
+            raise BlockError(str(value))
+        if left[pin] > 0:
+            left[pin] -= 1
+        else:
+            self._put_out(inputs, pin, value)
+            if node.settings.retry:
+                self._recorded[inputs.number][pin] += 1
+
+    def _reason(self, node: PlannedNode, raised: BaseException, late: str | None = None) -> str:
+        """Why a node failed. A block may raise anything; that ends its node, not the run or the executor."""
+        if isinstance(raised, (BlockError, ValueRefused)):
+            return str(raised)
+        if late:
+            return late
+        log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=raised)
+        return f"{type(raised).__name__}: {raised}"
+
+    def _end_node(self, inputs: NodeInputs, error: str | None) -> None:
+        if error is None:
+            self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
+        else:
+            self._fail(inputs, error)
 
     async def _until_there_is_room(self) -> None:
         while self._unwritten > MAX_UNWRITTEN:
@@ -429,7 +475,7 @@ class Run:
             if not owned:
                 return self.abandon()
             then()
-            if self._waiting and not self._unwritten:
+            if self._unwritten == MAX_UNWRITTEN or (self._waiting and not self._unwritten):
                 self._go_on()
 
         self._unwritten += 1

@@ -126,6 +126,8 @@ class FailBlock(TestBlock):
         match input.b:
             case "raise":
                 raise ZeroDivisionError("a bug\0")
+            case "cancel":
+                raise asyncio.CancelledError
             case "yield":
                 yield "error", "its own words"
                 yield "out", "never"

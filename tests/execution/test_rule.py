@@ -17,9 +17,9 @@ from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.executor import Worker
 from backend.graphs.graph import Graph
 from backend.graphs.topology import topology
+from backend.store import events, queue
 from backend.store import graphs as store
-from backend.store import queue
-from backend.store.events import ENDS, Event
+from backend.store.events import ENDS, Entry, Event
 from tests.execution.engine import Engine, assert_gap_free
 from tests.execution.in_memory import execute
 from tests.execution.random_graphs import (
@@ -118,7 +118,7 @@ async def test_a_run_whose_executor_is_killed_anywhere_goes_on_by_the_rule_in_an
         if not alone.end or len(alone.events) < 4:
             continue  # it goes on for ever, or nothing happens in it
         run_id = await _queue(engine, document, given)
-        killed += await _kill_after(engine, run_id, random.randrange(2, len(alone.events)))
+        killed += await _kill_after(engine, random.randrange(2, len(alone.events)))
         async with engine.worker():
             run, _ = await engine.end_of(run_id)
         log = await engine.events(run_id)
@@ -133,16 +133,34 @@ async def _queue(engine: Engine, document: Document, given: dict[str, Any]) -> U
     return await engine.queue(graph_id, **given)
 
 
-async def _kill_after(engine: Engine, run_id: UUID, number: int) -> bool:
-    """Let an executor work on the run until this event of it is written, and kill it; whether the run was rescued."""
+async def _kill_after(engine: Engine, number: int) -> bool:
+    """Let an executor work on a run until this event of it is written, and kill it; whether the run was rescued."""
     worker = Worker(engine.pool, engine.settings)
     await worker.join()
-    dying = asyncio.create_task(worker.work(engine.settings.database_url, asyncio.Event()))
-    await engine.until(run_id, lambda event: event.number >= number or event.type in ENDS)
-    dying.cancel()
-    await asyncio.wait([dying])
+    with pytest.MonkeyPatch.context() as patch:
+        written = _nothing_after(number, patch)
+        dying = asyncio.create_task(worker.work(engine.settings.database_url, asyncio.Event()))
+        await written.wait()
+        dying.cancel()
+        await asyncio.wait([dying])
     await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
     return bool(await queue.rescue(engine.pool))
+
+
+def _nothing_after(number: int, patch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have the write that contains this event, or the last one of the run, be the last; set when it is done."""
+    written = asyncio.Event()
+    append = events.append
+
+    async def append_the_last(connection: Any, entries: list[Entry]) -> set[UUID]:
+        owned = await append(connection, entries)
+        if any(event.number >= number or event.type in ENDS for entry in entries for event in entry.events):
+            written.set()
+            await asyncio.Event().wait()
+        return owned
+
+    patch.setattr(events, "append", append_the_last)
+    return written
 
 
 class Checked:
