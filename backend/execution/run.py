@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from backend.execution.never_ran import never_ran
 from backend.execution.outside import Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
+from backend.store.clock import CLOCK
 from backend.store.connection import Queryable
 from backend.store.events import Entry, Event
 from backend.store.runs import ENDED, StoredRun
@@ -164,9 +165,10 @@ class Run:
             self._finish()
 
     def _park(self) -> None:
-        due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
-        if due and not self._leaving and (due - datetime.now(UTC)).total_seconds() < PARK_AFTER:
+        left = min((wait.left for wait in self._waiting.values() if wait.left is not None), default=None)
+        if left is not None and left < PARK_AFTER and not self._leaving:
             return
+        due = None if left is None else CLOCK.now() + timedelta(seconds=left)
         status = "REVIEW" if all(wait.review for wait in self._waiting.values()) else "RUNNING"
         self._end([self._event("run.waiting", {"status": status})], status, None, due)
 

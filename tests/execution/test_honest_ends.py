@@ -123,7 +123,7 @@ async def die_over(engine: Engine, run_id: UUID, type: str, node_id: str) -> Non
     )
     dying.cancel()
     await asyncio.wait([dying])
-    await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+    await engine.pool.execute("DELETE FROM executors")
     await rescue(engine.pool)
 
 
