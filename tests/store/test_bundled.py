@@ -241,6 +241,18 @@ def test_something_else_in_place_of_the_database_is_not_touched(tmp_path: Path) 
     assert (tmp_path / "postgres" / "letter.txt").read_text() == "dear"
 
 
+def test_why_it_does_not_start_is_what_it_says_of_itself_and_not_what_it_told_clients_meanwhile() -> None:
+    said = [
+        "FATAL:  the database system is starting up\n",
+        "LOG:  redo starts at 0/16ED4A0\n",
+        "FATAL:  the database system is in recovery mode\n",
+        'FATAL:  could not write to file "pg_wal/xlogtemp.12614": No space left on device\n',
+    ]
+
+    assert bundled._reason(said) == 'could not write to file "pg_wal/xlogtemp.12614": No space left on device'
+    assert bundled._reason(said[:1]) == "it said nothing"
+
+
 def test_a_second_server_on_a_folder_names_the_first(tmp_path: Path, owner_of: Callable[..., Owner]) -> None:
     owner = owner_of(tmp_path)
 
