@@ -80,6 +80,7 @@ class Run:
         self._room = asyncio.Event()
         self._over = False
         self._leaving = False
+        self._stays = False
         # The first node run that failed without its error leading anywhere, and why.
         self._failure: tuple[NodeInputs, str] | None = None
         # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
@@ -117,11 +118,16 @@ class Run:
         self._leaving = True
         self._go_on()
 
-    def wake(self) -> bool:
-        """Let the nodes that wait look again. False if this attempt is over: who comes next has to look."""
+    def stay(self) -> bool:
+        """Do not park the run before the next `wake`. False if this attempt is over: who comes next has to look."""
+        self._stays = True
+        return not self._over
+
+    def wake(self) -> None:
+        """Let the nodes that wait look again."""
+        self._stays = False
         self.woken.set()
         self.woken = asyncio.Event()
-        return not self._over
 
     def abandon(self) -> None:
         """Let go of the run without a word: it belongs to another executor, or will."""
@@ -165,6 +171,8 @@ class Run:
             self._finish()
 
     def _park(self) -> None:
+        if self._stays:
+            return
         left = min((wait.left for wait in self._waiting.values() if wait.left is not None), default=None)
         if left is not None and left < PARK_AFTER and not self._leaving:
             return
