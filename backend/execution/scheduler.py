@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, runs, waking
+from backend.store import executors, queue, runs, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -80,7 +80,7 @@ class Watch:
 
 
 async def rescue(pool: Pool) -> None:
-    for run_id in await runs.rescue(pool):
+    for run_id in await queue.rescue(pool):
         log.warning("rescued a run from an executor that is gone", run=str(run_id))
 
 

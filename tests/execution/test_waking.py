@@ -10,7 +10,7 @@ import pytest
 from backend.execution import waking
 from backend.execution.run import Run
 from backend.execution.waking import Waker
-from backend.store import events, runs
+from backend.store import events, queue, runs
 from backend.store.events import Entry
 from backend.store.waking import wake
 from tests.execution.agents import OUT, TIMER, node, parked_after
@@ -35,7 +35,7 @@ class FakeRun:
 async def woken_run(engine: Engine) -> tuple[UUID, UUID]:
     """A run that was woken while an executor has it, and that executor."""
     run_id, executor = await engine.queue(await engine.add(x="in")), uuid4()
-    await runs.claim(engine.pool, executor, 1)
+    await queue.claim(engine.pool, executor, 1)
     await wake(engine.pool, run_id)
     return run_id, executor
 
