@@ -100,8 +100,10 @@ async def test_an_executor_that_slept_says_that_it_lives_before_it_claims(engine
 
     monkeypatch.setattr(queue, "claim", claiming)
     async with engine.worker():
+        graph = await engine.add("x.result -> y.value", x="in", y="out")
+        await engine.run(graph, x="after its first heartbeat")
         await engine.pool.execute("DELETE FROM executors")
-        await engine.run(await engine.add("x.result -> y.value", x="in", y="out"), x=1)
+        await engine.run(graph, x="now")
         assert alive[-1] == 1
 
 
