@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 
 from backend.process import roster
+from backend.process.roster import UnitState
 from backend.store.connection import PASSING
 
 # What is done to whom, and how often compared with the rest. `postgres` is the postmaster, `db` the process beside it.
@@ -80,12 +81,19 @@ class Harm:
         return _go_on(pid, seconds) if how == "pause" else None
 
     def _pids(self, whom: str) -> list[int]:
+        """Of those who live: the number of one that is gone may soon be somebody else's."""
         if whom == "postgres":
-            with suppress(OSError, ValueError, IndexError):
-                return [int((self.data / "postgres" / "postmaster.pid").read_text().split()[0])]
-            return []
+            return self._postmaster()
         told = roster.read(self.data / "run")
-        return [unit.pid for unit in told.units if unit.name.startswith(whom) and unit.pid] if told else []
+        alive = [unit for unit in told.units if unit.state is UnitState.RUNNING] if told else []
+        return [unit.pid for unit in alive if unit.name.startswith(whom)]
+
+    def _postmaster(self) -> list[int]:
+        with suppress(OSError, ValueError, IndexError):
+            pid = int((self.data / "postgres" / "postmaster.pid").read_text().split()[0])
+            if "postgres" in Path(f"/proc/{pid}/cmdline").read_text():
+                return [pid]
+        return []
 
     async def _note_death(self, pid: int) -> None:
         """Before it dies: what it has now it may have until then."""

@@ -43,8 +43,10 @@ async def serving(world: World) -> AsyncIterator[World]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     world.address = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    yield world
-    await runner.cleanup()
+    try:
+        yield world
+    finally:
+        await runner.cleanup()
 
 
 @dataclass
