@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -56,8 +57,14 @@ class Outcome:
             "rescued": types["run.rescued"],
             "resumed": types["run.resumed"],
             "most_attempts": max(run["attempt"] for run in self.runs.values()),
-            "given_up_after_three_deaths": sum(map(given_up_with_reason, self.events.values())),
+            "given_up": sum(map(given_up_with_reason, self.events.values())),
         }
+
+    @cached_property
+    def given_up(self) -> set[UUID]:
+        """The runs that were not taken up again with good reason, and those that had begun them."""
+        found = [self.runs[id] for id, events in self.events.items() if given_up_with_reason(events)]
+        return {id for run in found for id in (run["id"], run["parent_run_id"])}
 
     def _kind(self, agents: Mapping[UUID, Kind], run: asyncpg.Record) -> str:
         kind = agents.get(run["graph_id"])
@@ -65,7 +72,7 @@ class Outcome:
 
     def _unlike(self, run: asyncpg.Record, agents: Mapping[UUID, Kind]) -> Iterator[str]:
         """How a run differs from what its agent makes of its inputs."""
-        if given_up_with_reason(self.events[run["id"]]):
+        if run["id"] in self.given_up:
             return
         # A run below another is one of the same chain.
         kind = agents.get(run["graph_id"]) or next(kind for kind in agents.values() if kind.name == "chain")

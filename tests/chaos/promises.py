@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from backend.execution.deaths import MAX_DEATHS
+from backend.execution.deaths import MAX_DEATHS, MAX_SILENT_DEATHS
 from backend.store.events import ENDS, Event
 
 ENDS_OF_NODE = {"node.completed", "node.failed"}
@@ -25,10 +25,17 @@ def broken(events: Sequence[Event]) -> Iterator[str]:
 
 def given_up_with_reason(events: Sequence[Event]) -> bool:
     """Whether the run was not taken up again, after as many deaths in a row as that takes."""
-    deaths = 0
+    deaths = silent = 0
+    begun = False
     for event in events:
-        deaths = 0 if event.type in ENDS_OF_NODE else deaths + (event.type == "run.rescued")
-    return deaths >= MAX_DEATHS and "executors in a row died" in str(events[-1].data.get("error"))
+        if event.type in ENDS_OF_NODE:
+            deaths = silent = 0
+        elif event.type in ("run.started", "run.resumed"):
+            begun = True
+        elif event.type == "run.rescued":
+            deaths, silent, begun = deaths + begun, silent + (not begun), False
+    enough = deaths >= MAX_DEATHS or deaths + silent >= MAX_SILENT_DEATHS
+    return enough and "executors in a row died over this run" in str(events[-1].data.get("error"))
 
 
 class _Reader:

@@ -93,7 +93,7 @@ async def settled(dsn: str) -> Outcome:
 def complaints(output: Path) -> list[dict[str, Any]]:
     """What processes were not prepared for, by their own words. The database's may complain of being killed."""
     told = [orjson.loads(line) for line in output.read_bytes().splitlines() if line.startswith(b"{")]
-    errors = [line for line in told if line["level"] in ("error", "critical") or line["event"] == "block raised"]
+    errors = [line for line in told if line["level"] in ("error", "critical") or "exception" in line]
     return [line for line in errors if line.get("process") != "db"]
 
 
