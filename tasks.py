@@ -38,7 +38,7 @@ STAMP = VENV / "installed.json"
 # Each lists all of the one before and more, so what is installed from a later one serves for an earlier one.
 LOCKS = ["requirements.lock", "requirements-test.lock", "requirements-bench.lock"]
 # The tasks that need more than the first.
-NEEDS = {"test": 1, "lint": 1, "format": 1, "typecheck": 1, "bench": 2}
+NEEDS = {"test": 1, "chaos": 1, "lint": 1, "format": 1, "typecheck": 1, "bench": 2}
 
 # uv reads none of pip's settings; people who set these mean them.
 SETTINGS_OF_PIP_FOR_UV = {
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> NoReturn:
     task = next((argument for argument in arguments if not argument.startswith("-")), "")
     do_without_home()
     try:
-        set_up(NEEDS.get(task, 0))
+        set_up(NEEDS.get(task.rpartition(".")[2], 0))
     except SetUpError as error:
         sys.exit(str(error))
     except OSError as error:
@@ -365,6 +365,18 @@ def test(c: Context, k: str = "") -> None:  # noqa: PT028 - not one of pytest's
     become("-m", "pytest", "-n", "2", *(["-k", k] if k else []), *rest())
 
 
+@job(
+    help={
+        "minutes": "how long processes are killed",
+        "seed": "what an earlier one printed, to be hurt in the same order",
+    }
+)
+def chaos(c: Context, minutes: float = 5.0, seed: int = 0) -> None:
+    """Kill processes at random while runs are on, and see that nothing is lost and nothing happens twice."""
+    os.environ |= {"CHAOS_MINUTES": str(minutes), "CHAOS_SEED": str(seed)}
+    become("-m", "pytest", "-s", "tests/chaos/test_chaos.py", *rest())
+
+
 @job()
 def lint(c: Context) -> None:
     """Find mistakes and bad form."""
@@ -448,8 +460,12 @@ def check_agent(c: Context, file: str) -> None:
 
 
 namespace = Collection(
-    dev, start, stop, restart, status, logs, doctor, export, test, lint, format, typecheck, bench, lock, clean
+    dev, start, stop, restart, status, logs, doctor, export, lint, format, typecheck, bench, lock, clean
 )
+tests = Collection("test")
+tests.add_task(test, default=True)
+tests.add_task(chaos)
+namespace.add_collection(tests)
 namespace.add_collection(Collection("db", upgrade, reset, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")

@@ -10,14 +10,11 @@ from backend.app import run_processes
 from backend.process.process import AppProcess
 from backend.process.sockets import keep, kept
 from backend.settings import Settings, take_flags
-from backend.store.bundled import Bundled, DatabaseError
+from backend.store.bundled import TO_CLIENTS, Bundled, DatabaseError
 
 log = logging.getLogger("postgres")
 
 LEVELS = {"WARNING": logging.WARNING, "ERROR": logging.ERROR, "FATAL": logging.ERROR, "PANIC": logging.CRITICAL}
-
-# What it says to our own processes, which try until they get in.
-OF_NO_INTEREST = {"the database system is starting up", "the database system is shutting down"}
 
 
 # What keeps PostgreSQL running: the supervisor holds it, too.
@@ -58,7 +55,7 @@ class Database(AppProcess):
 def tell(line: str) -> None:
     """Log a line of PostgreSQL's at its own level."""
     kind, _, text = line.partition(":")
-    level = logging.DEBUG if text.strip() in OF_NO_INTEREST else LEVELS.get(kind, logging.INFO)
+    level = logging.DEBUG if text.strip().startswith(TO_CLIENTS) else LEVELS.get(kind, logging.INFO)
     log.log(level, text.strip() or line)
 
 

@@ -9,8 +9,9 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# What libraries say at info is of no interest to those who run a server.
-QUIET = ("uvicorn", "asyncio", "alembic", "watchfiles")
+# From where on it is of interest to those who run a server what libraries say. While the database is away, every pool
+# warns again and again with a traceback, of what our own lines say in a sentence.
+QUIET = dict.fromkeys(("uvicorn", "asyncio", "alembic", "watchfiles"), logging.WARNING) | {"asyncpg": logging.ERROR}
 
 
 def configure(process: str, app_env: str, level: str) -> None:
@@ -41,8 +42,8 @@ def configure(process: str, app_env: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(threshold)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(threshold if threshold <= logging.DEBUG else max(threshold, logging.WARNING))
+    for name, from_here in QUIET.items():
+        logging.getLogger(name).setLevel(threshold if threshold <= logging.DEBUG else max(threshold, from_here))
 
 
 def _for_people() -> list[Processor]:

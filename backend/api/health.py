@@ -9,13 +9,13 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from backend.api.problem import DATABASE_ERRORS, documented
+from backend.api.problem import documented
 from backend.api.services import Use
 from backend.errors import Unavailable
 from backend.process import roster, status
 from backend.process.process import State
 from backend.settings import Settings
-from backend.store.connection import Queryable
+from backend.store.connection import PASSING, Queryable
 
 # Seconds the database has to answer.
 PATIENCE = 2.0
@@ -94,7 +94,7 @@ async def _answers(database: Queryable) -> bool:
     try:
         async with asyncio.timeout(PATIENCE):
             return await database.fetchval("SELECT 1") == 1
-    except (TimeoutError, *DATABASE_ERRORS):
+    except (TimeoutError, *PASSING):
         return False
 
 

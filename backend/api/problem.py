@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import asyncpg
 import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -17,17 +16,9 @@ from starlette.routing import compile_path
 from backend.errors import ApiError, DatabaseAway, InternalError, MethodNotAllowed, NotFound, Unprocessable
 from backend.graphs.faults import printable
 from backend.graphs.validation import Problem
+from backend.store.connection import PASSING
 
 MEDIA_TYPE = "application/problem+json"
-
-# What asyncpg raises when the database is away, restarting, or full.
-DATABASE_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-)
 
 log = structlog.get_logger()
 
@@ -75,7 +66,7 @@ def install(app: FastAPI) -> None:
 
 def failure(error: Exception) -> ApiError:
     """The problem to answer with when a request ended in an exception that nobody foresaw, which is logged."""
-    if isinstance(error, DATABASE_ERRORS):
+    if isinstance(error, PASSING):
         log.warning("the database is away", error=str(error))
         return DatabaseAway("The database does not answer; try again in a moment.", headers={"Retry-After": "1"})
     log.error("a request failed", exc_info=error)

@@ -18,7 +18,7 @@ from backend.api import health, problem
 from backend.api.live import USER_ID, Message, follow_graph, follow_run
 from backend.api.metrics import Metrics
 from backend.api.middleware import LocalGuard, Observed
-from backend.api.problem import DATABASE_ERRORS, failure
+from backend.api.problem import failure
 from backend.api.services import Services, Use
 from backend.api.serving import serve_with_feed
 from backend.api.streams import event_json
@@ -26,7 +26,7 @@ from backend.process import sockets
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import runs
-from backend.store.connection import open_pool
+from backend.store.connection import PASSING, open_pool
 from backend.store.feed import Feed
 
 # Messages that may wait for a slow client; then what it follows waits for it, in the database.
@@ -159,7 +159,7 @@ class Client:
             )
         except Refused as error:
             reason = str(error)
-        except DATABASE_ERRORS as error:
+        except PASSING as error:
             reason = failure(error).detail
         return {"method": "error", "success": False, "error": reason, "data": {"method": method}}
 

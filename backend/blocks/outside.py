@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-
 Masks = dict[str, dict[str, Any]]
 
 

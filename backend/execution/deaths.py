@@ -9,6 +9,8 @@ from backend.store.events import Event
 
 # Executors that may die in a row over a run which finishes no node between their deaths.
 MAX_DEATHS = 3
+# The same, with those that wrote nothing of the run: they may have died of another one, or of this before they could.
+MAX_SILENT_DEATHS = 10
 
 
 def fatal(events: Iterable[Event], plan: Plan) -> str | None:
@@ -16,23 +18,24 @@ def fatal(events: Iterable[Event], plan: Plan) -> str | None:
 
     A node that finishes shows that the run gets on, so the count begins anew.
     """
-    deaths = 0
+    deaths = silent = 0
+    begun = False
     at_work: dict[int, str] = {}
     for event in events:
         match event.type:
             case "node.completed" | "node.failed":
-                deaths = 0
+                deaths = silent = 0
                 at_work.pop(event.data["node_run"], None)
             case "run.rescued":
-                deaths += 1
+                deaths, silent, begun = deaths + begun, silent + (not begun), False
             case "run.started" | "run.resumed":
-                at_work = {}
+                begun, at_work = True, {}
             case "node.started":
                 at_work[event.data["node_run"]] = plan.nodes[event.data["node_id"]].title
             case _:
                 pass
-    if deaths < MAX_DEATHS:
+    if deaths < MAX_DEATHS and deaths + silent < MAX_SILENT_DEATHS:
         return None
     names = sorted(set(at_work.values()))
     where = f"the last while it worked on {', '.join(names)}" if names else "before any node had begun"
-    return f"{deaths} executors in a row died over this run, {where}: it is not tried again"
+    return f"{deaths + silent} executors in a row died over this run, {where}: it is not tried again"

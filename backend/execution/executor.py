@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from contextlib import suppress
 from uuid import UUID, uuid4
 
@@ -21,6 +22,7 @@ from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import control, events, executors, queue, runs
 from backend.store.address import database_address
+from backend.store.clock import CLOCK
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.events import Entry, Event
 from backend.store.executors import DEAD_AFTER
@@ -87,10 +89,12 @@ class Worker:
         self._database_away = False
         # Whether a claim failed: it may have been done all the same, or its runs could not be begun.
         self._unsure = False
+        # By time.monotonic().
+        self._last_beat = 0.0
 
     async def join(self) -> None:
         """Tell the others that this executor is there; only then may it claim."""
-        await executors.beat(self._pool, self.id, self._name)
+        await self._beat()
 
     async def work(self, dsn: str, stopping: asyncio.Event) -> None:
         """Claim runs and work on them until `stopping` is set, then hand them over."""
@@ -159,7 +163,7 @@ class Worker:
     async def _beat_forever(self) -> None:
         while True:
             try:
-                await executors.beat(self._pool, self.id, self._name)
+                await self._beat()
                 for channel, run_id in await control.told(self._pool, self.id) if self._runs else ():
                     self._tell(channel, run_id)
                 self._waker.look()
@@ -168,6 +172,11 @@ class Worker:
                 self._database_away = True
                 self._look.set()
             await asyncio.sleep(HEARTBEAT_EVERY)
+
+    async def _beat(self) -> None:
+        asked = time.monotonic()
+        CLOCK.told(await executors.beat(self._pool, self.id, self._name), asked)
+        self._last_beat = asked
 
     async def _claim_until_leaving(self) -> None:
         while not self._leaving:
@@ -186,6 +195,8 @@ class Worker:
                     await self._look.wait()
 
     async def _claim(self, wanted: int) -> int:
+        if time.monotonic() - self._last_beat > DEAD_AFTER:  # we slept, and may be taken for dead
+            await self._beat()
         if self._unsure:
             await queue.release(self._pool, self.id, but=list(self._runs))
             self._unsure = False

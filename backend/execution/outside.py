@@ -7,10 +7,11 @@ looks again each time the run is woken. The run itself is parked in the database
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from backend.blocks.outside import BlockError, Masks, Outside, Review
 from backend.execution.dataflow import NodeInputs
 from backend.graphs.graph import MAX_VERSION
 from backend.store import events, graphs, kept_values, reviews, runs
+from backend.store.clock import CLOCK
 from backend.store.connection import PASSING, Queryable
 from backend.store.events import ENDS, Event
 from backend.store.identifiers import child_run_id, node_run_id
@@ -37,10 +39,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a node run waits for at this moment; `due` is when it will be over, if that is known."""
+    """What a node run waits for at this moment; `due` is when it will be over, if that is known, by time.monotonic():
+    no clock that jumps makes a wait shorter or longer as long as an executor has it."""
 
     review: bool = False
-    due: datetime | None = None
+    due: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until it is due."""
+        return None if self.due is None else self.due - time.monotonic()
 
 
 class Waiter(Protocol):
@@ -80,12 +88,12 @@ class NodeOutside(Outside):
         await self._sleep(RETRY, seconds, error=error)
 
     async def _sleep(self, kind: str, seconds: float, **why: str) -> None:
-        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        until = CLOCK.now() + timedelta(seconds=seconds)
         begun = await self._begin(kind, until=until.isoformat(), **why)
-        due = datetime.fromisoformat(begun["until"])
+        due = time.monotonic() + (datetime.fromisoformat(begun["until"]) - CLOCK.now()).total_seconds()
 
         async def is_over() -> bool:
-            return datetime.now(UTC) >= due
+            return time.monotonic() >= due
 
         await self._until(is_over, Wait(due=due))
 
@@ -174,7 +182,7 @@ class NodeOutside(Outside):
             self._run.wait(self._inputs, wait)
             try:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(wait.due and (wait.due - datetime.now(UTC)).total_seconds()):
+                    async with asyncio.timeout(wait.left):
                         await woken.wait()
             finally:
                 self._run.go_on(self._inputs)

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -27,6 +27,7 @@ from backend.execution.never_ran import never_ran
 from backend.execution.outside import RETRY, Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
+from backend.store.clock import CLOCK
 from backend.store.connection import Queryable
 from backend.store.events import Entry, Event
 from backend.store.large_values import LARGE, without_large
@@ -87,6 +88,7 @@ class Run:
         self._room = asyncio.Event()
         self._over = False
         self._leaving = False
+        self._stays = False
         self._pausing = False
         self._stopping: asyncio.Task[None] | None = None
         # Whether an executor died over the run: then what begins is written before it works, so that it can be named.
@@ -150,11 +152,16 @@ class Run:
         self._leaving = True
         self._go_on()
 
-    def wake(self) -> bool:
-        """Let the nodes that wait look again. False if this attempt is over: who comes next has to look."""
+    def stay(self) -> bool:
+        """Do not park the run before the next `wake`. False if this attempt is over: who comes next has to look."""
+        self._stays = True
+        return not self._over
+
+    def wake(self) -> None:
+        """Let the nodes that wait look again."""
+        self._stays = False
         self.woken.set()
         self.woken = asyncio.Event()
-        return not self._over
 
     def abandon(self) -> None:
         """Let go of the run without a word: it belongs to another executor, or will."""
@@ -207,9 +214,12 @@ class Run:
         return len(self._tasks) - len(self._waiting) < MAX_WORKING and self._unwritten <= MAX_UNWRITTEN
 
     def _park(self) -> None:
-        due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
-        if due and not self._leaving and (due - datetime.now(UTC)).total_seconds() < PARK_AFTER:
+        if self._stays:
             return
+        left = min((wait.left for wait in self._waiting.values() if wait.left is not None), default=None)
+        if left is not None and left < PARK_AFTER and not self._leaving:
+            return
+        due = None if left is None else CLOCK.now() + timedelta(seconds=left)
         status = "REVIEW" if all(wait.review for wait in self._waiting.values()) else "RUNNING"
         self._end([self._event("run.waiting", {"status": status})], status, None, due)
 

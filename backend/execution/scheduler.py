@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
 
 import structlog
 
@@ -13,6 +16,7 @@ from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import executors, queue, runs, waking
 from backend.store.connection import PASSING, Pool, open_pool
+from backend.store.executors import DEAD_AFTER
 
 # Seconds.
 RESCUE_EVERY = 1.0
@@ -35,23 +39,48 @@ class Scheduler(AsyncAppProcess):
 
 async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -> None:
     last_retention = -RETENTION_EVERY
+    watch = Watch()
     while not stopping.is_set():
         pause = RESCUE_EVERY
-        with suppress(*PASSING):
+        try:
+            await executors.forget(pool, watch.silent(await executors.heartbeats(pool)))
             await rescue(pool)
             pause = min(RESCUE_EVERY, await wake(pool) or RESCUE_EVERY)
             if retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
                 last_retention = time.monotonic()
                 await delete_old(pool, retention_days)
+        except PASSING:
+            watch = Watch()  # what nobody could write is no silence
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await stopping.wait()
 
 
+class Watch:
+    """Sees which executors have fallen silent: whose heartbeat stays the same for as long as it is looked at.
+
+    What the clocks say does not matter, nor what time went by while nobody looked: then we may have been stopped, and
+    all others with us.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[UUID, tuple[datetime, float]] = {}
+        self._looked = time.monotonic()
+
+    def silent(self, heartbeats: Mapping[UUID, datetime]) -> dict[UUID, datetime]:
+        """Those of the executors that are dead, with their last heartbeats."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, 2 * RESCUE_EVERY), now
+        self._seen = {id: (beat, self._silence(id, beat, passed)) for id, beat in heartbeats.items()}
+        return {id: beat for id, (beat, silence) in self._seen.items() if silence >= DEAD_AFTER}
+
+    def _silence(self, id: UUID, heartbeat: datetime, passed: float) -> float:
+        before, silence = self._seen.get(id, (None, 0.0))
+        return silence + passed if heartbeat == before else 0.0
+
+
 async def rescue(pool: Pool) -> None:
-    rescued = await queue.rescue(pool)
-    await executors.forget_dead(pool)
-    for run_id in rescued:
+    for run_id in await queue.rescue(pool):
         log.warning("rescued a run from an executor that is gone", run=str(run_id))
 
 

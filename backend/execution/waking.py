@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 from backend.execution.run import Run
 from backend.store.connection import PASSING, Pool
 from backend.store.runs import StoredRun
-from backend.store.waking import take_woken, wake
+from backend.store.waking import take_waking, wake, woken
 
 
 class Waker:
@@ -42,14 +43,13 @@ class Waker:
         while True:
             await self._look.wait()
             self._look.clear()
-            try:
-                await self._carry()
-            except PASSING:
-                self._wake_here(self._runs)  # the answer may be lost that says which were woken
+            with suppress(*PASSING):
+                await self.carry()
 
-    async def _carry(self) -> None:
-        if self._runs:
-            self._wake_here(await take_woken(self._pool, self._executor))
+    async def carry(self) -> None:
+        """Carry what there is now."""
+        for run_id in await woken(self._pool, self._executor) if self._runs else ():
+            await self._wake_here(run_id)
         while self._to_wake:
             run_id = self._to_wake.pop()
             try:
@@ -58,6 +58,11 @@ class Waker:
                 self._to_wake.add(run_id)
                 raise
 
-    def _wake_here(self, run_ids: Iterable[UUID]) -> None:
-        # One that is just being let go may not have looked: it is woken again, wherever it is then.
-        self._to_wake |= {id for id in run_ids if id not in self._runs or not self._runs[id].wake()}
+    async def _wake_here(self, run_id: UUID) -> None:
+        # One that is just being let go, or taken up, keeps its mark, and is queued instead of parked. If it could be
+        # parked after its mark was taken and before it looks, our death at that moment would have it wait for ever.
+        if (run := self._runs.get(run_id)) and run.stay():
+            try:
+                await take_waking(self._pool, self._executor, run_id)
+            finally:
+                run.wake()

@@ -94,6 +94,8 @@ exit $status
 ABOVE_SHELL = 10
 
 READY = "database system is ready to accept connections"
+# What it says to our own processes, which try until they get in: it is starting up, in recovery, shutting down.
+TO_CLIENTS = "the database system is "
 
 
 class DatabaseError(Exception):
@@ -433,5 +435,6 @@ def _remove_stale(*pid_files: Path) -> None:
 
 def _reason(said: list[str]) -> str:
     """The line that tells why a program of PostgreSQL ended, of all it said."""
-    telling = [line for line in said if re.search(r"\b(FATAL|PANIC|error):", line)] or said or ["it said nothing"]
-    return re.sub(r"^.*?\b(FATAL|PANIC|error):\s+", "", telling[0]).rstrip(".")
+    of_itself = [line.strip() for line in said if TO_CLIENTS not in line]
+    telling = [line for line in of_itself if re.search(r"\b(FATAL|PANIC|error):", line)] or of_itself
+    return re.sub(r"^.*?\b(FATAL|PANIC|error):\s+", "", [*telling, "it said nothing"][0]).rstrip(".")

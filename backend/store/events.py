@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from backend.store import large_values
+from backend.store.clock import CLOCK
 from backend.store.connection import Queryable
 
 # Channel of NOTIFY: ids of runs that have new events, separated by blanks. A hint to look, never the news itself.
@@ -29,7 +30,7 @@ class Event:
     number: int
     type: str
     data: Any
-    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    created_at: datetime = field(default_factory=CLOCK.now)
     large: Sequence[tuple[str, bytes]] = ()
 
 

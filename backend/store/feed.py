@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from backend.store import events
-from backend.store.connection import Queryable
+from backend.store.connection import PASSING, Queryable
 from backend.store.events import ENDS, EVENTS, Event
 
 # Seconds after which a followed run is looked at even if no notification came.
@@ -155,7 +155,7 @@ class Feed:
             tail.hinted.clear()
             try:
                 await self._catch_up(run_id, tail)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (*PASSING, asyncpg.PostgresError):
                 await asyncio.sleep(RETRY_EVERY)
             else:
                 await _within(LOOK_EVERY, tail.hinted)

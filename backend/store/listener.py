@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import asyncpg
 
+from backend.store.connection import PASSING
+
 # Seconds between attempts to listen again.
 RETRY_EVERY = 0.5
 
@@ -20,7 +22,7 @@ async def listen(dsn: str, channels: Sequence[str], heard: Callable[[str, str], 
     while True:
         try:
             await _listen_once(dsn, channels, heard)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*PASSING, asyncpg.PostgresError):
             await asyncio.sleep(RETRY_EVERY)
 
 

@@ -14,7 +14,6 @@ from uuid import UUID
 from asyncpg import Record
 
 from backend.store.connection import Pool, Queryable
-from backend.store.executors import DEAD_AFTER
 from backend.store.runs import StoredRun, run_of
 
 # The advisory lock under which limited runs are claimed, so that no two executors take the last place.
@@ -155,18 +154,14 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
 
 
 async def rescue(pool: Pool) -> list[UUID]:
-    """Requeue the runs whose executor is dead; that becomes an event of each. Returns their ids."""
+    """Requeue the runs whose executor is gone; that becomes an event of each. Returns their ids."""
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(
             """
-            WITH alive AS (
-                SELECT id FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)
-            )
             UPDATE runs SET status = 'QUEUED', executor = NULL
-            WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM alive)
+            WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM executors)
             RETURNING id
-            """,
-            DEAD_AFTER,
+            """
         )
         # A statement of its own: only now that the rows are ours is it sure to see the last event of each.
         await connection.execute(

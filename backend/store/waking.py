@@ -48,12 +48,15 @@ async def wake_due(connection: Queryable) -> float | None:
     )
 
 
-async def take_woken(connection: Queryable, executor: UUID) -> list[UUID]:
-    """The runs of this executor that were woken. Each waking is handed out once."""
+async def woken(connection: Queryable, executor: UUID) -> list[UUID]:
+    """The runs of this executor that were woken."""
     rows = await connection.fetch("SELECT id FROM runs WHERE wake_at = '-infinity' AND executor = $1", executor)
-    for row in rows:
-        await connection.execute("UPDATE runs SET wake_at = NULL WHERE id = $1 AND executor = $2", row["id"], executor)
     return [row["id"] for row in rows]
+
+
+async def take_waking(connection: Queryable, executor: UUID, run_id: UUID) -> None:
+    """Unmark a run of this executor that was woken: from now on its executor has to see to it that it looks."""
+    await connection.execute("UPDATE runs SET wake_at = NULL WHERE id = $1 AND executor = $2", run_id, executor)
 
 
 async def parents_to_tell(connection: Queryable) -> list[UUID]:

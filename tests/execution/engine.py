@@ -204,7 +204,7 @@ class Engine:
         document = {
             "id": str(graph_id),
             "nodes": [_node(name, node) for name, node in nodes.items()],
-            "links": [_link(link) for link in links],
+            "links": [as_link(link) for link in links],
         }
         await graphs.insert(self.pool, graph_id, 1, "graph", document)
         return graph_id
@@ -267,7 +267,8 @@ def _node(name: str, node: str | dict[str, Any]) -> dict[str, Any]:
     return {"id": name, "input_default": defaults, **given}
 
 
-def _link(link: str) -> dict[str, str]:
+def as_link(link: str) -> dict[str, str]:
+    """A link of a graph from `a.out -> b.in`."""
     (source, source_name), (sink, sink_name) = (end.split(".") for end in link.split(" -> "))
     return {"source_id": source, "source_name": source_name, "sink_id": sink, "sink_name": sink_name}
 

@@ -6,9 +6,10 @@ import asyncio
 from itertools import pairwise
 from uuid import UUID
 
-from backend.execution.deaths import MAX_DEATHS
+from backend.execution.deaths import MAX_DEATHS, MAX_SILENT_DEATHS
 from backend.execution.executor import Worker
 from backend.execution.scheduler import rescue
+from backend.store import queue
 from tests.execution.engine import Engine, assert_gap_free, calls, gates
 
 
@@ -123,7 +124,7 @@ async def die_over(engine: Engine, run_id: UUID, type: str, node_id: str) -> Non
     )
     dying.cancel()
     await asyncio.wait([dying])
-    await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+    await engine.pool.execute("DELETE FROM executors")
     await rescue(engine.pool)
 
 
@@ -141,6 +142,27 @@ async def test_a_run_that_kills_three_executors_in_a_row_fails_and_names_the_nod
     assert history.outputs == {"y": ["before 1"]}
     assert calls.count("g") == MAX_DEATHS
     assert_gap_free(await engine.events(run_id))
+
+
+async def test_executors_that_die_before_they_wrote_anything_of_a_run_count_less(engine: Engine, gated: UUID):
+    run_id = await engine.queue(gated, x=1)
+    gates["g"].set()
+    for _ in range(MAX_DEATHS):
+        await queue.claim(engine.pool, UUID(int=1), 1)
+        await rescue(engine.pool)
+    async with engine.worker():
+        run, _ = await engine.end_of(run_id)
+    assert (run.status, run.attempt) == ("COMPLETED", MAX_DEATHS + 1)
+
+
+async def test_a_run_whose_executors_die_again_and_again_before_they_wrote_anything_fails(engine: Engine, gated: UUID):
+    run_id = await engine.queue(gated, x=1)
+    for _ in range(MAX_SILENT_DEATHS):
+        await queue.claim(engine.pool, UUID(int=1), 1)
+        await rescue(engine.pool)
+    async with engine.worker():
+        run, _ = await engine.end_of(run_id)
+    assert run.error == "10 executors in a row died over this run, before any node had begun: it is not tried again"
 
 
 async def test_a_run_that_finishes_a_node_between_the_deaths_of_its_executors_goes_on(engine: Engine):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from backend.store import kept_values, runs
@@ -47,6 +48,21 @@ async def test_a_node_run_that_is_repeated_does_not_write_over_what_came_after_i
     await kept_values.keep(engine.pool, run_id, 2, "s", "k", "second")
     await kept_values.keep(engine.pool, run_id, 1, "s", "k", "first")
     assert await kept_values.recall(engine.pool, "s", "k") == "second"
+
+
+# The second is what asyncpg says while it has read why the connection ends, but not yet its end.
+@pytest.mark.parametrize("error", [ConnectionResetError(), asyncpg.InternalClientError("cannot switch to state 12")])
+async def test_a_connection_that_is_lost_under_a_statement_fails_no_node(engine: Engine, monkeypatch, error: Exception):
+    recall = kept_values.recall
+
+    async def lost_at_first(*_: Any) -> Any:
+        monkeypatch.setattr(kept_values, "recall", recall)
+        raise error
+
+    monkeypatch.setattr(kept_values, "recall", lost_at_first)
+    async with engine.worker():
+        run, history = await engine.run(await finder(engine))
+    assert (run.status, history.outputs) == ("COMPLETED", {"y": ["none"]})
 
 
 async def test_what_is_remembered_of_a_run_goes_with_it(engine: Engine):

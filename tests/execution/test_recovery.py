@@ -24,7 +24,7 @@ async def die_at_the_gate(engine: Engine, run_id: UUID) -> None:
     await engine.until(run_id, before_the_gate)
     dying.cancel()
     await asyncio.wait([dying])
-    await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+    await engine.pool.execute("DELETE FROM executors")
 
 
 async def test_the_runs_of_a_dead_executor_go_on_in_another_without_repeating_a_finished_node(engine, gated):
@@ -87,6 +87,24 @@ async def test_a_run_that_its_executor_lost_and_got_back_can_be_stopped(engine: 
         await control.request_stop(engine.pool, run_id)
         run, _ = await engine.end_of(run_id)
     assert run.status == "TERMINATED"
+
+
+async def test_an_executor_that_slept_says_that_it_lives_before_it_claims(engine: Engine, monkeypatch):
+    monkeypatch.setattr(executor, "HEARTBEAT_EVERY", 3600)
+    monkeypatch.setattr(executor, "DEAD_AFTER", 0)
+    claim, alive = queue.claim, []
+
+    async def claiming(*arguments: Any) -> Any:
+        alive.append(await engine.pool.fetchval("SELECT count(*) FROM executors"))
+        return await claim(*arguments)
+
+    monkeypatch.setattr(queue, "claim", claiming)
+    async with engine.worker():
+        graph = await engine.add("x.result -> y.value", x="in", y="out")
+        await engine.run(graph, x="after its first heartbeat")
+        await engine.pool.execute("DELETE FROM executors")
+        await engine.run(graph, x="now")
+        assert alive[-1] == 1
 
 
 @pytest.mark.parametrize("lost", ["the answer to a claim", "the graph"])

@@ -134,7 +134,7 @@ async def test_a_decision_that_comes_while_a_run_is_being_parked_is_not_missed(e
             await decide(engine, review, True)
         return review
 
-    monkeypatch.setattr("backend.execution.waking.take_woken", lambda *_: asyncio.sleep(0, []))
+    monkeypatch.setattr("backend.execution.waking.woken", lambda *_: asyncio.sleep(0, []))
     monkeypatch.setattr(reviews, "get", decided_just_after)
     async with engine.worker():
         run, history = await engine.run(reviewed, x=[1])

@@ -143,7 +143,7 @@ async def _kill_after(engine: Engine, number: int) -> bool:
         await written.wait()
         dying.cancel()
         await asyncio.wait([dying])
-    await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+    await engine.pool.execute("DELETE FROM executors")
     return bool(await queue.rescue(engine.pool))
 
 

@@ -91,7 +91,7 @@ async def test_a_caller_whose_executor_died_goes_on_with_the_child_it_had_begun(
         dying.task.cancel()
         await asyncio.wait([dying.task])
         [before] = await children(engine, run_id)
-        await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
+        await engine.pool.execute("DELETE FROM executors")
         await rescue(engine.pool)
         gates["g"].set()
         gates["other"].set()
@@ -204,14 +204,13 @@ async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine):
 async def test_a_caller_is_woken_though_the_answer_that_says_so_is_lost(engine: Engine, monkeypatch):
     gates.update(g=asyncio.Event(), o=asyncio.Event())
     parent = await calling(engine, await gated_child(engine), o="gate")  # `o` keeps the caller with its executor
-    taken = waking.take_woken
+    take = waking.take_waking
 
-    async def lost(*arguments: Any) -> list[UUID]:
-        if await taken(*arguments):
-            raise ConnectionResetError
-        return []
+    async def lost(*arguments: Any) -> None:
+        await take(*arguments)
+        raise ConnectionResetError
 
-    monkeypatch.setattr("backend.execution.waking.take_woken", lost)
+    monkeypatch.setattr("backend.execution.waking.take_waking", lost)
     async with engine.worker():
         run_id = await engine.queue(parent, x=1)
         await engine.until(run_id, lambda event: event.type == "run.output")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import requests
@@ -75,13 +75,18 @@ def settings_for(folder: Path, free_port: Callable[[], int], **more: str) -> dic
 
 
 @contextmanager
-def started(variables: dict[str, str], *command: str, folder: Path = ROOT) -> Iterator[Environment]:
-    """Start a command, wait until the API is ready, and make sure that it ends."""
+def started(
+    variables: dict[str, str], *command: str, folder: Path = ROOT, output: int | IO[bytes] = subprocess.PIPE
+) -> Iterator[Environment]:
+    """Start a command, wait until the API is ready, and make sure that it ends.
+
+    One that says more than a pipe holds needs a file as its `output`.
+    """
     process = subprocess.Popen(
         command or (sys.executable, "-m", "backend"),
         cwd=folder,
         env=variables,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.execution.engine import Engine, assert_gap_free
 from tests.journeys.environment import ROOT, settings_for, until
 from tests.journeys.stub import INPUT, Stub, requests_one_by_one
 
-Start = Callable[[str], AbstractContextManager[subprocess.Popen[bytes]]]
+Start = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def start(tmp_path: Path, free_port: Callable[[], int], database_url: str) -> St
     variables |= {"NUM_GRAPH_WORKERS": "1"}
 
     @contextmanager
-    def started(name: str) -> Iterator[subprocess.Popen[bytes]]:
-        with subprocess.Popen([sys.executable, "-m", f"backend.{name}"], cwd=ROOT, env=variables) as process:
+    def started(name: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+        with subprocess.Popen([sys.executable, "-m", f"backend.{name}"], cwd=ROOT, env=variables | more) as process:
             try:
                 yield process
             finally:
@@ -74,6 +74,38 @@ async def test_a_timer_outlives_the_kill_of_its_executor_and_waits_only_for_what
     [waiting] = [event for event in happened if event.type == "node.waiting"]
     late = happened[-1].created_at - datetime.fromisoformat(waiting.data["until"])
     assert (run.status, 0 <= late.total_seconds() < 2) == ("COMPLETED", True)
+
+
+@pytest.fixture
+def wrong_clock(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A file that says how far the clock of a process is ahead, and what such a process needs in its environment."""
+    for library in Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"):
+        ahead = tmp_path / "ahead"
+        ahead.write_text("+0")
+        lies = {"FAKETIME_TIMESTAMP_FILE": str(ahead), "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        return ahead, {"LD_PRELOAD": str(library), **lies}
+    pytest.skip("libfaketime is not installed (on Debian: apt-get install faketime)")
+
+
+async def test_an_executor_whose_clock_jumps_waits_as_long_as_ever_and_is_not_taken_for_dead(
+    engine: Engine, start: Start, wrong_clock: tuple[Path, dict[str, str]]
+):
+    ahead, lies = wrong_clock
+    graphs = {s: await engine.add("t.output_message -> y.value", t=node(TIMER, seconds=s), y=OUT) for s in (7, 2)}
+    begun: list[tuple[int, UUID]] = []
+    with start("scheduler"), start("executor", **lies):
+        for jump in ("+1h", "-1h", "+0"):
+            for seconds, graph in graphs.items():  # the first is parked, the second stays with the executor
+                begun.append((seconds, await engine.queue(graph)))
+                await engine.until(begun[-1][1], lambda event: event.type == "node.waiting")
+            ahead.write_text(jump)
+        ended = [(seconds, *await engine.end_of(run_id)) for seconds, run_id in begun]
+    for seconds, run, _ in ended:
+        assert run.status == "COMPLETED"
+        assert seconds <= (run.ended_at - run.started_at).total_seconds() < seconds + 60
+        types = [event.type for event in await engine.events(run.id)]
+        assert types.count("run.resumed") == types.count("run.waiting"), "only its time woke it"
+        assert "run.rescued" not in types
 
 
 async def test_a_decision_may_come_when_there_is_no_executor_at_all(engine: Engine, start: Start):

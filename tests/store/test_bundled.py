@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -241,6 +242,18 @@ def test_something_else_in_place_of_the_database_is_not_touched(tmp_path: Path) 
     assert (tmp_path / "postgres" / "letter.txt").read_text() == "dear"
 
 
+def test_why_it_does_not_start_is_what_it_says_of_itself_and_not_what_it_told_clients_meanwhile() -> None:
+    said = [
+        "FATAL:  the database system is starting up\n",
+        "LOG:  redo starts at 0/16ED4A0\n",
+        "FATAL:  the database system is in recovery mode\n",
+        'FATAL:  could not write to file "pg_wal/xlogtemp.12614": No space left on device\n',
+    ]
+
+    assert bundled._reason(said) == 'could not write to file "pg_wal/xlogtemp.12614": No space left on device'
+    assert bundled._reason(said[:1]) == "it said nothing"
+
+
 def test_a_second_server_on_a_folder_names_the_first(tmp_path: Path, owner_of: Callable[..., Owner]) -> None:
     owner = owner_of(tmp_path)
 
@@ -288,15 +301,15 @@ async def test_a_stop_does_not_wait_for_idle_clients_for_ever(tmp_path: Path, mo
 
 
 def test_what_the_server_complains_about_is_told(tmp_path: Path) -> None:
-    told: list[str] = []
-    server = Bundled(tmp_path, told.append, durable=False)
+    told: SimpleQueue[str] = SimpleQueue()
+    server = Bundled(tmp_path, told.put, durable=False)
     server.start()
     with suppress(asyncpg.PostgresError):
         execute(dsn(tmp_path), "SELECT 1 / 0")
 
+    assert told.get(timeout=20) == "ERROR:  division by zero"
     server.stop()
-
-    assert told == ["ERROR:  division by zero"]
+    assert told.empty()
 
 
 def test_a_database_is_deleted_only_while_nobody_uses_it(tmp_path: Path, server_in: Callable[[Path], Bundled]) -> None:

@@ -104,20 +104,23 @@ async def test_an_ended_run_takes_no_more_events(pool: Pool):
     assert (await runs.get(pool, run.id)).ended_at is not None
 
 
-async def test_runs_of_a_silent_executor_are_rescued_and_those_of_a_living_one_are_not(pool: Pool):
+async def test_runs_of_an_executor_that_is_gone_are_rescued_and_those_of_a_living_one_are_not(pool: Pool):
     await queue_run(pool)
-    silent, lost = await claim(pool)
-    await pool.execute("UPDATE executors SET heartbeat_at = now() - interval '10 s' WHERE id = $1", silent)
+    gone, lost = await claim(pool)
+    await executors.leave(pool, gone)
     await queue_run(pool)
     await claim(pool)
     assert await queue.rescue(pool) == [lost.id]
 
 
-async def test_a_run_whose_executor_left_no_trace_is_rescued(pool: Pool):
-    await queue_run(pool)
-    executor, run = await claim(pool)
-    await executors.leave(pool, executor)
-    assert await queue.rescue(pool) == [run.id]
+async def test_an_executor_that_speaks_up_at_the_last_moment_is_not_forgotten(pool: Pool):
+    speaks, silent = uuid4(), uuid4()
+    for id in (speaks, silent):
+        await executors.beat(pool, id, "name")
+    seen = await executors.heartbeats(pool)
+    await executors.beat(pool, speaks, "name")
+    await executors.forget(pool, seen)
+    assert list(await executors.heartbeats(pool)) == [speaks]
 
 
 async def test_a_queued_run_is_stopped_at_once(pool: Pool):

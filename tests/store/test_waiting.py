@@ -79,11 +79,13 @@ async def test_a_waiting_run_is_not_rescued_though_no_executor_is_left(pool: Poo
     assert (await runs.get(pool, owned.id)).status == "RUNNING"
 
 
-async def test_a_waking_is_handed_out_once(pool: Pool, owned: StoredRun):
+async def test_a_run_is_marked_as_woken_until_its_executor_takes_that(pool: Pool, owned: StoredRun):
     assert owned.executor
     await waking.wake(pool, owned.id)
-    assert await waking.take_woken(pool, owned.executor) == [owned.id]
-    assert await waking.take_woken(pool, owned.executor) == []
+    for executor in uuid4(), owned.executor:
+        assert await waking.woken(pool, owned.executor) == [owned.id]
+        await waking.take_waking(pool, executor, owned.id)
+    assert await waking.woken(pool, owned.executor) == []
 
 
 async def test_a_run_claimed_after_it_was_woken_is_not_woken_again_when_it_waits(pool: Pool, owned: StoredRun):
