@@ -429,6 +429,12 @@ def reset(c: Context, yes: bool = False) -> None:
     become("-m", "backend.control", "reset", *["--yes"] * yes)
 
 
+@job(help={"json": "for programs"})
+def size(c: Context, json: bool = False) -> None:
+    """Say what takes room in the database: its tables, and the agents with the largest runs."""
+    become("-m", "backend.store.size", *["--json"] * json)
+
+
 @job()
 def shell(c: Context) -> None:
     """Open psql on the database. Its options may follow: `-- --list`."""
@@ -450,7 +456,7 @@ def check_agent(c: Context, file: str) -> None:
 namespace = Collection(
     dev, start, stop, restart, status, logs, doctor, export, test, lint, format, typecheck, bench, lock, clean
 )
-namespace.add_collection(Collection("db", upgrade, reset, shell))
+namespace.add_collection(Collection("db", upgrade, reset, size, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")
 agents.add_task(check_agent, "check")

@@ -21,6 +21,12 @@ async def leave(connection: Queryable, id: UUID) -> None:
     await connection.execute("DELETE FROM executors WHERE id = $1", id)
 
 
+async def count_alive(connection: Queryable) -> int:
+    return await connection.fetchval(
+        "SELECT count(*) FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)", DEAD_AFTER
+    )
+
+
 async def forget_dead(connection: Queryable) -> None:
     """Drop the executors that have been silent for far too long."""
     await connection.execute(

@@ -19,6 +19,13 @@ async def unfinished_runs(connection: Queryable) -> dict[str, int]:
     return {"QUEUED": row["queued"], "RUNNING": row["running"], "REVIEW": row["review"]}
 
 
+async def oldest_queued(connection: Queryable) -> float:
+    """The seconds since the oldest run in the queue was asked for; 0 if the queue is empty."""
+    return await connection.fetchval(
+        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM runs WHERE status = 'QUEUED'"
+    )
+
+
 async def node_run_counts(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, int]:
     """How many node runs each of these runs has begun so far, with those of the runs below it."""
     # As text, for it is the first key: PostgreSQL's own look into JSON fails on a \\u0000 in any of the values.
