@@ -29,7 +29,7 @@ from backend.errors import (
 )
 from backend.execution.history import History, NodeRun, fold
 from backend.graphs.validation import Problem, check_inputs
-from backend.store import events, runs
+from backend.store import control, events, runs
 from backend.store.connection import Queryable
 from backend.store.identifiers import new_id, node_run_id
 from backend.store.runs import StoredRun
@@ -207,7 +207,7 @@ async def show(run_id: UUID, use: Use) -> RunDetail:
 )
 async def stop(run_id: UUID, use: Use) -> RunSummary:
     """A run that has ended already is answered as it is; so stopping twice does no harm."""
-    run = await runs.request_stop(use.database, run_id)
+    run = await control.request_stop(use.database, run_id)
     if run is None:
         raise _unknown(run_id)
     counts = await node_run_counts(use.database, [run.id])

@@ -7,13 +7,15 @@ what lets a run be taken up by another executor from nothing but its events.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from backend.graphs.graph import Link
 from backend.graphs.pins import MISSING, base, extract
 from backend.graphs.topology import Topology
+
+NOTHING_MASKED: Mapping[str, Collection[str]] = {}
 
 
 @dataclass(slots=True)
@@ -32,7 +34,7 @@ class _Gathering:
         self.incomplete: dict[int, NodeInputs] = {}
         # Per pin, the incomplete node runs that lack it, oldest first.
         self.lacking: defaultdict[str, dict[int, None]] = defaultdict(dict)
-        # Of each of them, how many pins it lacks that are not static; and those that lack none, oldest first.
+        # Of each of them, how many pins it needs that are not static; and those that need none, oldest first.
         self.due: dict[int, int] = {}
         self.only_static: dict[int, NodeInputs] = {}
         # The values of the static pins in the latest node run that became complete.
@@ -42,11 +44,13 @@ class _Gathering:
 class Dataflow:
     """The state of one run of one graph.
 
+    `masked` has by node the exact names of pins that need no value from a link; one that comes is taken all the same.
     `ran` are the nodes of which a node run was complete, `put_out` the pins by node on which a value came out.
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, masked: Mapping[str, Collection[str]] = NOTHING_MASKED) -> None:
         self._topology = topology
+        self._masked = masked
         self._gathering: defaultdict[str, _Gathering] = defaultdict(_Gathering)
         self._count = 0
         self.ran: set[str] = set()
@@ -83,8 +87,11 @@ class Dataflow:
         return list(self._topology.pins.get(node_id, ()))
 
     def _lacks(self, gathering: _Gathering, inputs: NodeInputs) -> list[str]:
-        lacking = [pin for pin in self._pins(inputs.node_id) if pin not in inputs.values]
+        lacking = [pin for pin in self._pins(inputs.node_id) if self._needs(inputs, pin)]
         return [pin for pin in lacking if pin not in gathering.latest_static] or lacking
+
+    def _needs(self, inputs: NodeInputs, pin: str) -> bool:
+        return pin not in inputs.values and pin not in self._masked.get(inputs.node_id, ())
 
     def _pins(self, node_id: str) -> Mapping[str, bool]:
         return self._topology.pins[node_id]
@@ -112,30 +119,33 @@ class Dataflow:
         for pin in pins:
             gathering.lacking[pin][inputs.number] = None
         gathering.incomplete[inputs.number] = inputs
-        gathering.due[inputs.number] = len(pins) - sum(pins.values())
+        gathering.due[inputs.number] = sum(not static and self._needs(inputs, pin) for pin, static in pins.items())
         if gathering.due[inputs.number] == 0:
             gathering.only_static[inputs.number] = inputs
         return inputs
 
     def _fill(self, gathering: _Gathering, inputs: NodeInputs, pin: str, value: Any) -> None:
+        needed = not self._pins(inputs.node_id)[pin] and self._needs(inputs, pin)
         inputs.values[pin] = value
         del gathering.lacking[pin][inputs.number]
-        if not self._pins(inputs.node_id)[pin]:
+        if needed:
             gathering.due[inputs.number] -= 1
             if gathering.due[inputs.number] == 0:
                 gathering.only_static[inputs.number] = inputs
 
     def _take_if_complete(self, gathering: _Gathering, inputs: NodeInputs) -> list[NodeInputs]:
-        pins = self._pins(inputs.node_id)
         if inputs.number not in gathering.only_static:
             return []
-        if len(inputs.values) < len(pins) and not gathering.latest_static:
+        pins, latest = self._pins(inputs.node_id), gathering.latest_static
+        if len(inputs.values) < len(pins) and any(self._needs(inputs, pin) and pin not in latest for pin in pins):
             return []
         # Not before: until it is complete, a newer value of a static pin goes to it.
-        for pin, value in gathering.latest_static.items():
+        for pin, value in latest.items():
             if pin not in inputs.values:
                 self._fill(gathering, inputs, pin, value)
         del gathering.incomplete[inputs.number], gathering.due[inputs.number], gathering.only_static[inputs.number]
+        for pin in pins.keys() - inputs.values.keys():
+            del gathering.lacking[pin][inputs.number]
         self.ran.add(inputs.node_id)
-        gathering.latest_static = {pin: inputs.values[pin] for pin, static in pins.items() if static}
+        gathering.latest_static = {pin: inputs.values[pin] for pin in pins if pins[pin] and pin in inputs.values}
         return [inputs]

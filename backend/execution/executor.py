@@ -19,7 +19,7 @@ from backend.execution.run import Run
 from backend.execution.waking import Waker
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import events, executors, runs
+from backend.store import control, events, executors, queue, runs
 from backend.store.address import database_address
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.events import Entry, Event
@@ -98,7 +98,7 @@ class Worker:
                 group.create_task(self._journal.write_forever()),
                 group.create_task(self._beat_forever()),
                 group.create_task(self._waker.work()),
-                group.create_task(listen(dsn, (runs.QUEUED, runs.STOP, WOKEN), self._hear)),
+                group.create_task(listen(dsn, (runs.QUEUED, control.STOP, control.PAUSE, WOKEN), self._hear)),
             ]
             await stopping.wait()
             with suppress(TimeoutError):
@@ -121,7 +121,7 @@ class Worker:
         self._abandon_all()
         try:
             async with asyncio.timeout(LEAVE_WITHIN):
-                await runs.release(self._pool, self.id)
+                await queue.release(self._pool, self.id)
                 await executors.leave(self._pool, self.id)
         except PASSING as error:
             log.warning("the database is away", error=str(error))
@@ -147,18 +147,18 @@ class Worker:
         elif channel == WOKEN:
             self._waker.look()
         elif payload:
-            self._stop(UUID(payload))
+            self._tell(channel, UUID(payload))
 
-    def _stop(self, run_id: UUID) -> None:
+    def _tell(self, channel: str, run_id: UUID) -> None:
         if run := self._runs.get(run_id):
-            run.stop()
+            run.stop() if channel == control.STOP else run.pause()
 
     async def _beat_forever(self) -> None:
         while True:
             try:
                 await executors.beat(self._pool, self.id, self._name)
-                for run_id in await runs.to_be_stopped(self._pool, self.id) if self._runs else ():
-                    self._stop(run_id)
+                for channel, run_id in await control.told(self._pool, self.id) if self._runs else ():
+                    self._tell(channel, run_id)
                 self._waker.look()
                 self._database_away = False
             except PASSING:
@@ -184,16 +184,17 @@ class Worker:
 
     async def _claim(self, wanted: int) -> int:
         if self._unsure:
-            await runs.release(self._pool, self.id, but=list(self._runs))
+            await queue.release(self._pool, self.id, but=list(self._runs))
             self._unsure = False
-        claimed = await runs.claim(self._pool, self.id, wanted)
+        claimed = await queue.claim(self._pool, self.id, wanted, self._settings.max_concurrent_runs)
         for stored in claimed:
             await self._begin(stored)
         return len(claimed)
 
     async def _begin(self, stored: StoredRun) -> None:
-        # The first attempt has only the event that queued it; that is not worth a query.
-        history = [QUEUED_EVENT] if stored.attempt == 1 else await events.read_all(self._pool, stored.id)
+        # The first attempt has only the event that queued it, but for a rerun; that is not worth a query.
+        first = stored.attempt == 1 and not stored.rerun_of
+        history = [QUEUED_EVENT] if first else await events.read_all(self._pool, stored.id)
         try:
             plan = await self._plans.get(stored.graph_id, stored.graph_version)
         except CannotPlan as error:

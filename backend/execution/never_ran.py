@@ -18,12 +18,18 @@ def never_ran(plan: Plan, flow: Dataflow) -> list[dict[str, str]]:
     """The nodes of a run at its end that never ran, as {"node_id", "reason"}; notes are not told, as they never run."""
     return [
         {"node_id": node.id, "reason": _reason(plan, flow, node.id)}
-        for node in plan.nodes.values()
-        if node.id not in flow.ran and node.block.kind is not BlockKind.NOTE
+        for node in plan.topology.nodes.values()
+        if node.id not in flow.ran and not _is_note(plan, node.id)
     ]
 
 
+def _is_note(plan: Plan, node_id: str) -> bool:
+    return node_id in plan.nodes and plan.nodes[node_id].block.kind is BlockKind.NOTE
+
+
 def _reason(plan: Plan, flow: Dataflow, node_id: str) -> str:
+    if node_id not in plan.nodes:
+        return "is disabled"
     sources: dict[str, list[Link]] = {pin: [] for pin in flow.lacks(node_id)}
     for link in plan.topology.incoming.get(node_id, ()):
         if link.sink_name in sources:
@@ -39,6 +45,9 @@ def _fate(plan: Plan, flow: Dataflow, links: Sequence[Link]) -> str:
 
 
 def _source_fate(plan: Plan, flow: Dataflow, link: Link) -> str:
+    if link.source_id not in plan.nodes:
+        node = plan.topology.nodes[link.source_id]
+        return f"{node.name or 'a node'} ({node.id}), is disabled"
     source, pin = plan.nodes[link.source_id], base(link.source_name)
     put_out = flow.put_out.get(source.id, set[str]())
     if source.block.kind is BlockKind.NOTE:

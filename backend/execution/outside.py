@@ -29,6 +29,9 @@ MAX_DEPTH = 20
 # Seconds between attempts while the database is away.
 RETRY_EVERY = 0.25
 
+# What a node run waits for between two tries.
+RETRY = "retry"
+
 T = TypeVar("T")
 
 
@@ -56,21 +59,28 @@ class Waiter(Protocol):
 
 
 class NodeOutside(Outside):
-    """The outside of one node run. The time it waits does not count towards `limit`."""
+    """The outside of one node run, whose next wait is its `first`. The time it waits does not count towards `limit`."""
 
     def __init__(
-        self, run: Waiter, stored: StoredRun, database: Queryable, inputs: NodeInputs, limit: asyncio.Timeout
+        self, run: Waiter, stored: StoredRun, database: Queryable, inputs: NodeInputs, *, first: int = 0
     ) -> None:
         self._run = run
         self._stored = stored
         self._database = database
         self._inputs = inputs
-        self._limit = limit
-        self._waits = 0
+        self._waits = first
+        self.limit = asyncio.timeout(None)
 
     async def sleep(self, seconds: float) -> None:
+        await self._sleep("time", seconds)
+
+    async def before_retry(self, seconds: float, error: str) -> None:
+        """Wait before the node run is tried once more after an error."""
+        await self._sleep(RETRY, seconds, error=error)
+
+    async def _sleep(self, kind: str, seconds: float, **why: str) -> None:
         until = datetime.now(UTC) + timedelta(seconds=seconds)
-        begun = await self._begin("time", until=until.isoformat())
+        begun = await self._begin(kind, until=until.isoformat(), **why)
         due = datetime.fromisoformat(begun["until"])
 
         async def is_over() -> bool:
@@ -151,8 +161,9 @@ class NodeOutside(Outside):
     async def _until(self, look: Callable[[], Awaitable[T | None]], wait: Wait) -> T:
         """What `look` returns as soon as that is something."""
         clock = asyncio.get_running_loop()
-        left = (self._limit.when() or 0) - clock.time()
-        self._limit.reschedule(None)
+        end, began = self.limit.when(), clock.time()
+        if end is not None:
+            self.limit.reschedule(None)
         while True:
             woken = self._run.woken  # before the look: what happens after it is heard
             if found := await _patiently(look):
@@ -164,7 +175,8 @@ class NodeOutside(Outside):
                         await woken.wait()
             finally:
                 self._run.go_on(self._inputs)
-        self._limit.reschedule(clock.time() + left)
+        if end is not None:
+            self.limit.reschedule(end + clock.time() - began)
         return found
 
 
@@ -185,6 +197,14 @@ class Children:
                 self._newest = await runs.newest_of_children(self._database, self._run_id)
                 self._as_of = woken
         return self._newest
+
+    async def ended(self, woken: Callable[[], asyncio.Event]) -> None:
+        """Return when none of them is left that has not ended."""
+        while True:
+            news = woken()  # before the look: what happens after it is heard
+            if not await _patiently(lambda: runs.has_open_children(self._database, self._run_id)):
+                return
+            await news.wait()
 
 
 class Outputs:

@@ -12,7 +12,7 @@ from backend.blocks import coercion, registry
 from backend.blocks.block import Block
 from backend.blocks.coercion import Prepared
 from backend.graphs.catalogue import BlockKind
-from backend.graphs.graph import Graph, Node
+from backend.graphs.graph import Graph, Node, NodeSettings
 from backend.graphs.json_types import object_in
 from backend.graphs.pins import PinError, merge
 from backend.graphs.topology import Topology, topology
@@ -40,10 +40,13 @@ class PlannedNode:
     is_output: bool
     is_call: bool
     handles_error: bool
+    settings: NodeSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`nodes` has those that are not disabled."""
+
     graph_id: UUID
     graph_version: int
     topology: Topology
@@ -74,7 +77,8 @@ class Plans:
 def make_plan(graph: Graph, graph_id: UUID, version: int) -> Plan:
     """Raises CannotPlan for a graph with a block that is not here."""
     found = topology(graph, registry.catalogue())
-    return Plan(graph_id, version, found, {node.id: _planned(node, found) for node in graph.nodes})
+    enabled = [node for node in graph.nodes if not node.settings.disabled]
+    return Plan(graph_id, version, found, {node.id: _planned(node, found) for node in enabled})
 
 
 def _planned(node: Node, found: Topology) -> PlannedNode:
@@ -92,6 +96,7 @@ def _planned(node: Node, found: Topology) -> PlannedNode:
         is_output=block.kind is BlockKind.OUTPUT,
         is_call=block.kind is BlockKind.AGENT,
         handles_error=(node.id, "error") in found.outgoing,
+        settings=node.settings,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -22,14 +22,15 @@ from backend.execution import deaths, failure
 from backend.execution.dataflow import Dataflow, NodeInputs
 from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
-from backend.execution.outside import Children, NodeOutside, Wait
+from backend.execution.outside import RETRY, Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
 from backend.graphs.pins import PinError, merge
 from backend.store.connection import Queryable
 from backend.store.events import Entry, Event
+from backend.store.large_values import LARGE, without_large
 from backend.store.runs import ENDED, StoredRun
 
-# Seconds one node run may take, without what it waits for.
+# Seconds one try of a node run may take, without what it waits for, unless its settings say otherwise.
 NODE_TIME_LIMIT = 30 * 60.0
 # Bytes of JSON in one value that a node puts out.
 MAX_VALUE_BYTES = 16 * 1024 * 1024
@@ -39,6 +40,8 @@ MAX_WORKING = 100
 MAX_UNWRITTEN = 1000
 # Seconds that a run waits for a time with its executor; if longer, it is parked.
 PARK_AFTER = 5.0
+# Seconds a run that is stopped waits for the runs below it to end first.
+STOP_WITHIN = 1.5
 
 log = structlog.get_logger()
 
@@ -69,7 +72,8 @@ class Run:
         self._plan = plan
         self._journal = journal
         self._trusted_hosts = trusted_hosts
-        self._dataflow = Dataflow(plan.topology)
+        self._masks = stored.input_masks or {}
+        self._dataflow = Dataflow(plan.topology, self._masks)
         self._number = 0
         self._ready: deque[NodeInputs] = deque()
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -79,9 +83,12 @@ class Run:
         self._room = asyncio.Event()
         self._over = False
         self._leaving = False
+        self._pausing = False
+        self._stopping: asyncio.Task[None] | None = None
+        self._begun: set[int] = set()
         # The first node run that failed without its error leading anywhere, and why.
         self._failure: tuple[NodeInputs, str] | None = None
-        # What cut-off node runs had put out before, by pin: it stands, and is not put out again.
+        # What node runs had put out before they were cut off or tried again, by pin: it stands, not to be repeated.
         self._recorded: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._results: set[int] = set()
         self._warned: set[tuple[int, str]] = set()
@@ -105,11 +112,31 @@ class Run:
         self._go_on()
 
     def stop(self) -> None:
-        """End the run now: what is running is cancelled and recorded as terminated."""
-        if self._over:
+        """End the run: what is running is cancelled and recorded as terminated. Runs below it have a moment to end."""
+        if self._over or self._stopping:
             return
-        events = [self._node_event("node.terminated", self._open[number]) for number in self._tasks]
-        self._end([*events, self._event("run.terminated", {})], "TERMINATED", None)
+        if any(wait["for"] == "run" for number in self._open for wait in self._waits.get(number, ())):
+            self._stopping = asyncio.create_task(self._stop_after_children())
+        else:
+            self._stop_now()
+
+    async def _stop_after_children(self) -> None:
+        for number in self._tasks.keys() - self._waiting.keys():
+            self._tasks[number].cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_WITHIN):
+                await self.children.ended(lambda: self.woken)
+        self._stop_now()
+
+    def _stop_now(self) -> None:
+        if not self._over:
+            events = [self._node_event("node.terminated", self._open[number]) for number in self._tasks]
+            self._end([*events, self._event("run.terminated", self._rest())], "TERMINATED", None)
+
+    def pause(self) -> None:
+        """Like `hand_over`; and tell that the run rests."""
+        self._pausing = True
+        self.hand_over()
 
     def hand_over(self) -> None:
         """Begin no more nodes; once those that work have finished and are written, put the run back into the queue."""
@@ -136,7 +163,9 @@ class Run:
         for event in events:
             self._number = event.number
             data = event.data
-            if event.type == "node.output":
+            if event.type == "node.started":
+                self._begun.add(data["node_run"])
+            elif event.type == "node.output":
                 self._recorded[data["node_run"]][data["pin"]] += 1
                 for inputs in self._dataflow.deliver(data["node_id"], data["pin"], data["value"]):
                     todo[inputs.number] = inputs
@@ -151,10 +180,12 @@ class Run:
         return list(todo.values())
 
     def _go_on(self) -> None:
-        while self._ready and len(self._tasks) - len(self._waiting) < MAX_WORKING and not self._leaving:
+        while self._ready and len(self._tasks) - len(self._waiting) < MAX_WORKING and not self._leaves:
             self._start(self._ready.popleft())
         # Nothing works; and nothing that is being written can set anything to work.
-        if self._over or len(self._open) > len(self._waiting) or (self._waiting and self._unwritten):
+        if self._over or self._stopping:
+            return
+        if len(self._open) > len(self._waiting) or (self._waiting and self._unwritten):
             return
         if self._ready:
             self._end([], "QUEUED", None)
@@ -162,6 +193,10 @@ class Run:
             self._park()
         else:
             self._finish()
+
+    @property
+    def _leaves(self) -> bool:
+        return self._leaving or self._stopping is not None
 
     def _park(self) -> None:
         due = min((wait.due for wait in self._waiting.values() if wait.due), default=None)
@@ -173,6 +208,7 @@ class Run:
     def _start(self, inputs: NodeInputs) -> None:
         node = self._plan.nodes[inputs.node_id]
         self._open[inputs.number] = inputs
+        self._begun.add(inputs.number)
         try:
             data = self._gather(node, inputs)
         except PinError as error:
@@ -186,29 +222,25 @@ class Run:
         self._tasks[inputs.number] = asyncio.create_task(self._execute(node, inputs, data))
 
     def _gather(self, node: PlannedNode, inputs: NodeInputs) -> dict[str, Any]:
+        mask = self._masks.get(node.id, {})
         if node.is_call:
-            return {**node.defaults, "inputs": merge({**node.defaults["inputs"], **inputs.values})}
+            return {**node.defaults, "inputs": merge({**node.defaults["inputs"], **inputs.values, **mask})}
         data = {**node.defaults, **inputs.values}
         # A run's input is what its nodes begin with; a value that comes along a link later is another one.
         if not inputs.values and node.input_name is not None and node.input_name in self._stored.inputs:
             data["value"] = self._stored.inputs[node.input_name]
-        return merge(data)
+        return merge(data | mask)
 
     # Running one node
 
     async def _execute(self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any]) -> None:
-        limit = asyncio.timeout(NODE_TIME_LIMIT)
         try:
-            async with limit:
-                error = await self._consume(node, inputs, data, limit)
-        except (BlockError, InputError, ValueRefused) as reason:
+            block_input, warnings = node.prepare(data)
+        except InputError as reason:
             error = str(reason)
-        except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
-            error = f"{type(bug).__name__}: {bug}"
-            if limit.expired():
-                error = f"took longer than {NODE_TIME_LIMIT / 60:.0f} minutes"
-            else:
-                log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=True)
+        else:
+            self._warn(inputs, warnings)
+            error = await self._try_all(node, inputs, block_input)
         if self._over:
             return
         del self._tasks[inputs.number]
@@ -217,23 +249,56 @@ class Run:
         else:
             self._fail(inputs, error)
 
-    async def _consume(
-        self, node: PlannedNode, inputs: NodeInputs, data: dict[str, Any], limit: asyncio.Timeout
-    ) -> str | None:
-        """Run the block and write what it puts out. Returns its error if it put out one."""
-        block_input, warnings = node.prepare(data)
+    def _warn(self, inputs: NodeInputs, warnings: Iterable[str]) -> None:
         for warning in warnings:
             if (inputs.number, warning) not in self._warned:
                 self._write([self._node_event("run.warning", inputs, message=warning)])
-        stands = self._recorded.pop(inputs.number, None)
-        async with aclosing(node.block.run(block_input, self._context(node, inputs, limit))) as outputs:
+
+    async def _try_all(self, node: PlannedNode, inputs: NodeInputs, block_input: Any) -> str | None:
+        """Run the block, again if it fails and the node's settings say so. Returns the error of the last try."""
+        waits = self._waits.get(inputs.number, ())
+        retries = [number for number, wait in enumerate(waits) if wait["for"] == RETRY]
+        outside = NodeOutside(self, self._stored, self._database, inputs, first=retries[-1] if retries else 0)
+        if retries:  # by an earlier attempt at the run: the time is not over, perhaps
+            await outside.before_retry(0, "")
+        made = len(retries)
+        while (error := await self._try(node, inputs, block_input, outside)) is not None:
+            retry = node.settings.retry
+            if self._over or retry is None or made >= retry.times:
+                break
+            await outside.before_retry(min(retry.delay_seconds * retry.factor**made, retry.max_delay_seconds), error)
+            made += 1
+        return error
+
+    async def _try(self, node: PlannedNode, inputs: NodeInputs, block_input: Any, outside: NodeOutside) -> str | None:
+        seconds = node.settings.timeout_seconds or NODE_TIME_LIMIT
+        outside.limit = limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._consume(node, inputs, block_input, outside)
+        except (BlockError, ValueRefused) as reason:
+            return str(reason)
+        except Exception as bug:  # A block may raise anything; that ends its node, not the run or the executor.
+            if limit.expired():
+                return f"took longer than {seconds:g} s"
+            log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=True)
+            return f"{type(bug).__name__}: {bug}"
+
+    async def _consume(
+        self, node: PlannedNode, inputs: NodeInputs, block_input: Any, outside: NodeOutside
+    ) -> str | None:
+        """Run the block and write what it puts out. Returns its error if it put out one."""
+        left = Counter[str](self._recorded.get(inputs.number, ()))
+        async with aclosing(node.block.run(block_input, self._context(node, inputs, outside))) as outputs:
             async for pin, value in outputs:
                 if pin == "error":
                     return str(value)
-                if stands and stands[pin] > 0:
-                    stands[pin] -= 1
+                if left[pin] > 0:
+                    left[pin] -= 1
                 else:
                     self._put_out(inputs, pin, value)
+                    if node.settings.retry:
+                        self._recorded[inputs.number][pin] += 1
                     await self._until_there_is_room()
         return None
 
@@ -242,7 +307,7 @@ class Run:
             self._room.clear()
             await self._room.wait()
 
-    def _context(self, node: PlannedNode, inputs: NodeInputs, limit: asyncio.Timeout) -> Context:
+    def _context(self, node: PlannedNode, inputs: NodeInputs, outside: NodeOutside) -> Context:
         return Context(
             run_id=str(self.id),
             graph_id=str(self._plan.graph_id),
@@ -251,7 +316,7 @@ class Run:
             node_run=inputs.number,
             token=f"{self.id}:{inputs.number}",
             trusted_hosts=self._trusted_hosts,
-            outside=NodeOutside(self, self._stored, self._database, inputs, limit),
+            outside=outside,
         )
 
     def _put_out(self, inputs: NodeInputs, pin: str, value: Any) -> None:
@@ -301,6 +366,7 @@ class Run:
 
     def _close(self, inputs: NodeInputs, error: str | None) -> None:
         self._note_end(inputs, error)
+        self._recorded.pop(inputs.number, None)
         del self._open[inputs.number]
         self._go_on()
 
@@ -310,16 +376,21 @@ class Run:
             self._failure = (inputs, error)
 
     def _finish(self) -> None:
+        if self._failure is None:
+            return self._end([self._event("run.completed", self._rest())], "COMPLETED", None)
+        found = self._described(*self._failure)
+        error = f"{found['node']} failed: {found['error']}"
+        self._end([self._event("run.failed", {"error": error, "failure": found, **self._rest()})], "FAILED", error)
+
+    def _rest(self) -> dict[str, Any]:
+        """What is left of the run at its end: node runs that lack values, and the nodes that never ran."""
         waiting = [
             {"node_id": inputs.node_id, "node_run": inputs.number, "pins": pins}
             for inputs, pins in self._dataflow.incomplete()
         ]
-        rest = {"waiting": waiting, "never_ran": never_ran(self._plan, self._dataflow)}
-        if self._failure is None:
-            return self._end([self._event("run.completed", rest)], "COMPLETED", None)
-        found = self._described(*self._failure)
-        error = f"{found['node']} failed: {found['error']}"
-        self._end([self._event("run.failed", {"error": error, "failure": found, **rest})], "FAILED", error)
+        unbegun = dict.fromkeys(inputs.node_id for inputs in self._ready)
+        stopped = [{"node_id": node_id, "reason": "the run was stopped before its turn"} for node_id in unbegun]
+        return {"waiting": waiting, "never_ran": [*never_ran(self._plan, self._dataflow), *stopped]}
 
     def _described(self, inputs: NodeInputs, error: str) -> dict[str, Any]:
         try:
@@ -331,7 +402,9 @@ class Run:
     def _end(self, events: list[Event], status: str, error: str | None, wake_at: datetime | None = None) -> None:
         self._over = True
         self._cancel()
-        entry = Entry(self.id, self._stored.attempt, events, status, error, wake_at)
+        if self._pausing and status not in ENDED:
+            events.append(self._event("run.paused", {}))
+        entry = Entry(self.id, self._stored.attempt, events, status, error, wake_at, len(self._begun))
         self._journal.append(entry, lambda _: self._let_go(status in ENDED))
 
     def _let_go(self, for_good: bool) -> None:
@@ -364,7 +437,11 @@ class Run:
 
     def _event(self, type: str, data: dict[str, Any]) -> Event:
         self._number += 1
-        return Event(self._number, type, orjson.dumps(data).decode())
+        raw = orjson.dumps(data)
+        if len(raw) <= LARGE:
+            return Event(self._number, type, raw.decode())
+        small, large = without_large(data)
+        return Event(self._number, type, orjson.dumps(small).decode(), large=tuple(large.items()))
 
     def _started(self, inputs: NodeInputs, data: dict[str, Any]) -> Event:
         return self._node_event("node.started", inputs, block_id=self._plan.nodes[inputs.node_id].block.id, inputs=data)

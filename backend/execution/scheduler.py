@@ -10,7 +10,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, retention, runs, waking
+from backend.store import executors, queue, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 
 # Seconds.
@@ -48,7 +48,7 @@ async def keep_house(pool: Pool, stopping: asyncio.Event) -> None:
 
 
 async def rescue(pool: Pool) -> None:
-    rescued = await runs.rescue(pool)
+    rescued = await queue.rescue(pool)
     await executors.forget_dead(pool)
     for run_id in rescued:
         log.warning("rescued a run from an executor that is gone", run=str(run_id))

@@ -26,6 +26,7 @@ def calls_elsewhere(graph: Graph) -> list[Call]:
         for each in graph.walk()
         for node in each.nodes
         if node.block_id == AGENT_EXECUTOR
+        and not node.settings.disabled
         and isinstance(called := node.input_default.get("graph_id"), str)
         and called not in included
     ]

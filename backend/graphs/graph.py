@@ -36,6 +36,28 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Retry(BaseModel):
+    """How often a node that failed is tried again, and how long it waits before: each time `factor` times longer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    times: Annotated[int, Field(ge=1, le=100, examples=[3])]
+    delay_seconds: Annotated[float, Field(ge=0, le=86_400)] = 1
+    factor: Annotated[float, Field(ge=1, le=10)] = 2
+    max_delay_seconds: Annotated[float, Field(ge=0, le=86_400)] = 3600
+
+
+class NodeSettings(BaseModel):
+    """How a node is run. `timeout_seconds` is for each try, without what it waits for outside the run; a node that is
+    `disabled` never runs, and nothing comes out of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    disabled: bool = False
+    timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    retry: Retry | None = None
+
+
 class Node(_Part):
     """One use of a block. `input_default` and `metadata` belong to the user and are kept whole."""
 
@@ -43,6 +65,9 @@ class Node(_Part):
     block_id: Annotated[str, StringConstraints(to_lower=True)]
     input_default: Object
     metadata: Object
+    settings: Annotated[NodeSettings, _null_is(NodeSettings)] = Field(
+        default=NodeSettings(), exclude_if=lambda settings: settings == NodeSettings()
+    )
 
     @property
     def name(self) -> str | None:

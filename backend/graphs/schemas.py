@@ -15,10 +15,10 @@ _REPLACED = {"title", "description", "default", "secret", "advanced"}
 
 
 def named_nodes(graph: Graph, catalogue: Catalogue, kind: BlockKind) -> Iterator[tuple[str, Node, BlockSpec]]:
-    """The INPUT or OUTPUT nodes of a graph by the name they have outside; nodes without a name are left out."""
+    """The INPUT or OUTPUT nodes of a graph by the name they have outside, without those disabled or without one."""
     for node in graph.nodes:
         spec = catalogue.get(node.block_id)
-        if spec and spec.kind is kind and has_name(node):
+        if spec and spec.kind is kind and has_name(node) and not node.settings.disabled:
             yield node.input_default["name"], node, spec
 
 
@@ -91,7 +91,8 @@ def derived(graph: Graph, catalogue: Catalogue) -> Schema:
         "credentials_input_schema": _object({}, []),
         "has_external_trigger": False,
         "has_human_in_the_loop": any(
-            (spec := catalogue.get(node.block_id)) and spec.kind is BlockKind.REVIEW for node in graph.nodes
+            (spec := catalogue.get(node.block_id)) and spec.kind is BlockKind.REVIEW and not node.settings.disabled
+            for node in graph.nodes
         ),
         "has_sensitive_action": False,
         "trigger_setup_info": None,

@@ -25,8 +25,8 @@ class Topology:
 def topology(graph: Graph, catalogue: Catalogue) -> Topology:
     """Links out of blocks whose output is static come back as static, whatever the file says.
 
-    A run begins with the nodes without incoming link and with all input nodes, linked or not. Notes never run: a link
-    into one leads nowhere, and is in `incoming` alone.
+    A run begins with the nodes without incoming link and with all input nodes, linked or not. Notes and nodes that are
+    disabled never run: a link into one leads nowhere, and is in `incoming` alone.
     """
     nodes = {node.id: node for node in graph.nodes}
     incoming: defaultdict[str, list[Link]] = defaultdict(list)
@@ -58,5 +58,7 @@ def _starts(node: Node, linked: bool, catalogue: Catalogue) -> bool:
 
 
 def _kind(node: Node, catalogue: Catalogue) -> BlockKind:
+    if node.settings.disabled:
+        return BlockKind.NOTE
     spec = catalogue.get(node.block_id)
     return spec.kind if spec else BlockKind.STANDARD

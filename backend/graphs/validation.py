@@ -108,6 +108,8 @@ class _Checker:
 
     def _node(self, node: Node) -> Iterator[Problem]:
         spec = self.catalogue.get(node.block_id)
+        if node.settings.disabled:
+            return
         if spec is None:
             yield self._problem("unknown_block", node, None, "uses a block that this server does not have")
         elif spec.kind is not BlockKind.NOTE:

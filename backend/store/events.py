@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from backend.store import large_values
 from backend.store.connection import Queryable
 
 # Channel of NOTIFY: ids of runs that have new events, separated by blanks. A hint to look, never the news itself.
@@ -22,18 +23,21 @@ NOTIFIED_AT_ONCE = 7900 // 37
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened in a run. `data` is a JSON object, or its JSON text on the way in."""
+    """One thing that happened in a run. `data` is a JSON object, or on the way in its JSON text without the `large`
+    values, each as its hash and its JSON (large_values.py)."""
 
     number: int
     type: str
     data: Any
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    large: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one attempt at a run wants written at once: events, and a status if with it this attempt lets go of the run:
-    one of the ends; QUEUED for another executor to go on; RUNNING or REVIEW to wait, no longer than until `wake_at`."""
+    one of the ends; QUEUED for another executor to go on; RUNNING or REVIEW to wait, no longer than until `wake_at`.
+    `node_runs` is how many node runs the run has begun by then."""
 
     run_id: UUID
     attempt: int
@@ -41,6 +45,7 @@ class Entry:
     status: str | None = None
     error: str | None = None
     wake_at: datetime | None = None
+    node_runs: int | None = None
 
 
 async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
@@ -54,6 +59,8 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
     entries = [entry for entry in entries if entry.attempt == owners[entry.run_id]]
     rows = [(entry.run_id, event) for entry in entries for event in entry.events]
     let_go = [entry for entry in entries if entry.status]
+    if large := [(run_id, *value) for run_id, event in rows for value in event.large]:
+        await large_values.insert(connection, large)
     owned: list[UUID] | None = await connection.fetchval(
         APPEND,
         list(owners),
@@ -67,6 +74,7 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
         [entry.status for entry in let_go],
         [entry.error for entry in let_go],
         [entry.wake_at for entry in let_go],
+        [entry.node_runs for entry in let_go],
         _notifications(list(owners)),
     )
     return set(owned or ())
@@ -92,15 +100,16 @@ APPEND = """
                 WHEN final.status IN ('RUNNING', 'REVIEW') AND runs.wake_at = '-infinity' THEN 'QUEUED'
                 ELSE final.status
             END,
-            error = final.error, executor = NULL, wake_at = final.wake_at,
+            error = final.error, executor = NULL, wake_at = final.wake_at, node_runs = final.node_runs,
             ended_at = CASE WHEN final.status NOT IN ('QUEUED', 'RUNNING', 'REVIEW') THEN now() END
-        FROM unnest($8::uuid[], $9::text[], $10::text[], $11::timestamptz[]) AS final (id, status, error, wake_at)
+        FROM unnest($8::uuid[], $9::text[], $10::text[], $11::timestamptz[], $12::int[])
+            AS final (id, status, error, wake_at, node_runs)
         WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned)
         RETURNING runs.status
     )
     SELECT
         (SELECT array_agg(id) FROM owned),
-        (SELECT count(pg_notify('run_events', hint)) FROM unnest($12::text[]) AS hint),
+        (SELECT count(pg_notify('run_events', hint)) FROM unnest($13::text[]) AS hint),
         (SELECT count(pg_notify('run_queued', '')) FROM let_go WHERE status = 'QUEUED')
 """
 
@@ -124,4 +133,5 @@ async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: in
         after,
         limit,
     )
+    await large_values.put_back(connection, run_id, [row["data"] for row in rows])
     return [Event(*row) for row in rows]

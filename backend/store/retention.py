@@ -41,6 +41,8 @@ WITH_THOSE_BELOW = """
 DELETE = """
     WITH events AS (
         DELETE FROM run_events WHERE run_id = ANY($1::uuid[])
+    ), values AS (
+        DELETE FROM run_values WHERE run_id = ANY($1::uuid[])
     )
     DELETE FROM runs WHERE id = ANY($1::uuid[])
 """

@@ -1,4 +1,4 @@
-"""Runs and their queue. One executor at a time owns a run; `attempt` fences off every earlier owner.
+"""Runs. One executor at a time owns a run; `attempt` fences off every earlier owner.
 
 A run that is RUNNING or in REVIEW without an executor waits: for waking.py to put it back into the queue.
 """
@@ -13,13 +13,10 @@ from uuid import UUID
 
 from asyncpg import Record
 
-from backend.store.connection import Pool, Queryable
-from backend.store.executors import DEAD_AFTER
-from backend.store.waking import wake
+from backend.store.connection import Queryable
 
-# Channels of NOTIFY, as the statements below name them. A notification is a hint to look, never the news itself.
+# Channel of NOTIFY, as the statements below name it. A notification is a hint to look, never the news itself.
 QUEUED = "run_queued"
-STOP = "run_stop"  # the id of the run
 
 # The statuses that a run keeps.
 ENDED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
@@ -30,7 +27,9 @@ class StoredRun:
     """One execution of one version of a graph.
 
     `parent_run_id` and `parent_node_run` are set for a run that a node of another run began; `depth` counts how many
-    such runs it is below the first.
+    such runs it is below the first. A run that is a rerun has had events of the run `rerun_of` from its beginning.
+    `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
+    run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it.
     """
 
     id: UUID
@@ -48,16 +47,46 @@ class StoredRun:
     parent_run_id: UUID | None
     parent_node_run: int | None
     depth: int
+    priority: int = 0
+    paused: bool = False
+    rerun_of: UUID | None = None
+    input_masks: dict[str, dict[str, Any]] | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    node_runs: int | None = None
+
+
+class Options(TypedDict, total=False):
+    """What may be said of a run that is queued, as StoredRun has it."""
+
+    priority: int
+    rerun_of: UUID | None
+    input_masks: dict[str, dict[str, Any]] | None
+    concurrency_key: str | None
+    concurrency_limit: int | None
 
 
 async def insert(
-    connection: Queryable, id: UUID, graph_id: UUID, graph_version: int, inputs: dict[str, Any]
+    connection: Queryable,
+    id: UUID,
+    graph_id: UUID,
+    graph_version: int,
+    inputs: dict[str, Any],
+    **options: Unpack[Options],
 ) -> StoredRun:
     """Queue a run: the row, its first event and the wake-up of an executor, in one transaction."""
     row = await connection.fetchrow(
         """
         WITH run AS (
-            INSERT INTO runs (id, graph_id, graph_version, status, inputs) VALUES ($1, $2, $3, 'QUEUED', $4) RETURNING *
+            INSERT INTO runs (
+                id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
+                concurrency_limit, limited
+            ) VALUES (
+                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9,
+                $8::text IS NOT NULL OR EXISTS (
+                    SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
+                )
+            ) RETURNING *
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)
             SELECT id, 1, 'run.queued', '{}', created_at FROM run
@@ -68,9 +97,14 @@ async def insert(
         graph_id,
         graph_version,
         inputs,
+        options.get("priority", 0),
+        options.get("rerun_of"),
+        options.get("input_masks"),
+        options.get("concurrency_key"),
+        options.get("concurrency_limit"),
     )
     assert row is not None
-    return _run(row)
+    return run_of(row)
 
 
 async def insert_child(
@@ -81,6 +115,7 @@ async def insert_child(
     graph_id: UUID,
     graph_version: int,
     inputs: dict[str, Any],
+    input_masks: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Queue a run that a node of `parent` began, once: if it is there already, nothing happens.
 
@@ -89,12 +124,15 @@ async def insert_child(
     await connection.execute(
         """
         WITH parent AS (
-            SELECT id FROM runs WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
+            SELECT id, priority, paused FROM runs
+            WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         ), run AS (
             INSERT INTO runs (
-                id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth
+                id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth,
+                input_masks, priority, paused
             )
-            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8 FROM parent ON CONFLICT (id) DO NOTHING RETURNING *
+            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused FROM parent
+            ON CONFLICT (id) DO NOTHING RETURNING *
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)
             SELECT id, 1, 'run.queued', '{}', created_at FROM run
@@ -109,6 +147,7 @@ async def insert_child(
         graph_version,
         inputs,
         parent.depth + 1,
+        input_masks,
     )
 
 
@@ -122,130 +161,16 @@ async def newest_of_children(connection: Queryable, parent_id: UUID) -> dict[UUI
     return {row["id"]: row["newest"] for row in rows}
 
 
-async def claim(connection: Queryable, executor: UUID, limit: int) -> list[StoredRun]:
-    """Take up to `limit` queued runs, oldest first; from now on only this executor's attempt can write to them."""
-    rows = await connection.fetch(
-        """
-        WITH next AS (
-            SELECT id FROM runs WHERE status = 'QUEUED' ORDER BY created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
-        )
-        UPDATE runs SET
-            status = 'RUNNING', executor = $1, attempt = attempt + 1, started_at = coalesce(started_at, now()),
-            wake_at = NULL
-        FROM next WHERE runs.id = next.id RETURNING runs.*
-        """,
-        executor,
-        limit,
+async def has_open_children(connection: Queryable, parent_id: UUID) -> bool:
+    """Whether any run that a node of this run began has not ended."""
+    return await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM runs WHERE parent_run_id = $1 AND ended_at IS NULL)", parent_id
     )
-    return [_run(row) for row in rows]
-
-
-async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] = ()) -> None:
-    """Put this executor's runs, but for some, back into the queue for another to go on with."""
-    await connection.execute(
-        """
-        WITH released AS (
-            UPDATE runs SET status = 'QUEUED', executor = NULL
-            WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id
-        )
-        SELECT pg_notify('run_queued', '') FROM released LIMIT 1
-        """,
-        executor,
-        but,
-    )
-
-
-async def rescue(pool: Pool) -> list[UUID]:
-    """Requeue the runs whose executor is dead; that becomes an event of each. Returns their ids."""
-    async with pool.acquire() as connection, connection.transaction():
-        rows = await connection.fetch(
-            """
-            WITH alive AS (
-                SELECT id FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)
-            )
-            UPDATE runs SET status = 'QUEUED', executor = NULL
-            WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM alive)
-            RETURNING id
-            """,
-            DEAD_AFTER,
-        )
-        # A statement of its own: only now that the rows are ours is it sure to see the last event of each.
-        await connection.execute(
-            """
-            WITH rescued AS (
-                INSERT INTO run_events (run_id, number, type, data, created_at)
-                SELECT run_id, max(number) + 1, 'run.rescued', '{}', now()
-                FROM run_events WHERE run_id = ANY($1::uuid[]) GROUP BY run_id RETURNING run_id
-            )
-            SELECT pg_notify('run_queued', ''), pg_notify('run_events', run_id::text) FROM rescued
-            """,
-            [row["id"] for row in rows],
-        )
-    return [row["id"] for row in rows]
-
-
-async def request_stop(connection: Queryable, id: UUID) -> StoredRun | None:
-    """Stop a run and those below it: what no executor works on ends here and now, the others are told to, the lowest
-    first. A run that waits for one of those below it ends when that has ended. None if there is no such run."""
-    # Until nothing is new: what a run began in the meantime would go on without it.
-    while await connection.fetchval(MARK_TO_STOP, id):
-        pass
-    await connection.execute(STOP_MARKED, id)
-    run = await get(connection, id)
-    if run and run.ended_at and run.parent_run_id:
-        await wake(connection, run.parent_run_id)
-    return run
-
-
-TREE = """
-    WITH RECURSIVE tree AS (
-        SELECT id, executor, ARRAY[id] AS path FROM runs WHERE id = $1 AND ended_at IS NULL
-        UNION ALL
-        SELECT runs.id, runs.executor, path || runs.id FROM runs JOIN tree ON parent_run_id = tree.id
-        WHERE runs.ended_at IS NULL
-    )
-"""
-
-MARK_TO_STOP = f"""
-    {TREE}, marked AS (
-        UPDATE runs SET stop_requested = true FROM tree
-        WHERE runs.id = tree.id AND ended_at IS NULL AND NOT stop_requested RETURNING runs.id
-    )
-    SELECT count(*) FROM marked
-"""
-
-STOP_MARKED = f"""
-    {TREE}, at_work AS (
-        SELECT DISTINCT unnest(path) AS id FROM tree WHERE executor IS NOT NULL
-    ), ended AS (
-        UPDATE runs SET status = 'TERMINATED', ended_at = now(), wake_at = NULL FROM tree
-        WHERE runs.id = tree.id AND ended_at IS NULL
-            AND runs.executor IS NULL AND runs.id NOT IN (SELECT id FROM at_work)
-        RETURNING runs.id
-    ), event AS (
-        INSERT INTO run_events (run_id, number, type, data, created_at)
-        SELECT id, (SELECT max(number) + 1 FROM run_events WHERE run_id = ended.id), 'run.terminated', '{{}}', now()
-        FROM ended
-    ), rejected AS (
-        UPDATE reviews SET status = 'REJECTED', review_message = 'The run was stopped.', reviewed_at = now()
-        WHERE status = 'WAITING' AND run_id IN (SELECT id FROM tree)
-    )
-    SELECT pg_notify('run_stop', id::text), pg_notify('run_events', id::text)
-    FROM (SELECT id FROM tree ORDER BY cardinality(path) DESC) AS lowest_first
-"""
-
-
-async def to_be_stopped(connection: Queryable, executor: UUID) -> list[UUID]:
-    """The runs of this executor that somebody asked to stop, in case the notification was missed."""
-    rows = await connection.fetch(
-        "SELECT id FROM runs WHERE status = 'RUNNING' AND executor = $1 AND stop_requested", executor
-    )
-    return [row["id"] for row in rows]
 
 
 async def get(connection: Queryable, id: UUID) -> StoredRun | None:
     row = await connection.fetchrow("SELECT * FROM runs WHERE id = $1", id)
-    return _run(row) if row else None
+    return run_of(row) if row else None
 
 
 class Wanted(TypedDict, total=False):
@@ -277,12 +202,12 @@ async def page(
         limit,
         *(before or (None, None)),
     )
-    return [_run(row) for row in rows]
+    return [run_of(row) for row in rows]
 
 
 async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
     return await connection.fetchval(f"SELECT count(*) FROM runs WHERE {_WANTED}", *_wanted(wanted))
 
 
-def _run(row: Record) -> StoredRun:
+def run_of(row: Record) -> StoredRun:
     return StoredRun(*(row[field] for field in StoredRun.__slots__))

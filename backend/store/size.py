@@ -9,8 +9,10 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from uuid import UUID
 
 import asyncpg
 from rich.console import Console
@@ -69,48 +71,53 @@ TABLES = """
     FROM pg_class WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY bytes DESC, name
 """
 
+# What there is of a run: table, the column that names the run, and the one that may be large.
+PARTS = [("runs", "id", "inputs"), ("run_events", "run_id", "data"), ("run_values", "run_id", "value")]
+
 # The sizes are those on disk: what is stored compressed is not unpacked. A row has about 60 bytes besides.
-AGENTS = """
-    WITH event AS (
-        SELECT run_id, sum(pg_column_size(data) + 60) AS size FROM run_events TABLESAMPLE SYSTEM ($1) GROUP BY run_id
-    ), sampled AS (
-        SELECT graph_id, 0 AS runs, sum(size) AS events, 0 AS rows FROM event JOIN runs ON id = run_id GROUP BY graph_id
-        UNION ALL
-        SELECT graph_id, count(*), 0, sum(pg_column_size(inputs) + 120) FROM runs TABLESAMPLE SYSTEM ($2)
-        GROUP BY graph_id
-    ), share AS (
-        SELECT graph_id,
-            sum(runs) / nullif(sum(sum(runs)) OVER (), 0) AS of_runs,
-            sum(events) / nullif(sum(sum(events)) OVER (), 0) AS of_events,
-            sum(rows) / nullif(sum(sum(rows)) OVER (), 0) AS of_rows
-        FROM sampled GROUP BY graph_id
+BY_AGENT = """
+    WITH run AS (
+        SELECT {run} AS id, count(*) AS rows, sum(pg_column_size({column}) + 60) AS size
+        FROM {table} TABLESAMPLE SYSTEM ($1) GROUP BY {run}
     )
-    SELECT graph_id AS id, (SELECT name FROM graphs WHERE id = graph_id ORDER BY version DESC LIMIT 1) AS name,
-        round(coalesce(of_runs, 0) * $3)::bigint AS runs,
-        round(coalesce(of_events, 0) * $4 + coalesce(of_rows, 0) * $5)::bigint AS bytes
-    FROM share ORDER BY bytes DESC, name LIMIT $6
+    SELECT graph_id AS agent, sum(run.rows)::bigint AS rows, sum(size)::bigint AS size
+    FROM run JOIN runs USING (id) GROUP BY graph_id
 """
 
+NAMES = "SELECT DISTINCT ON (id) id, name FROM graphs WHERE id = ANY($1::uuid[]) ORDER BY id, version DESC"
 
 DATABASE = "SELECT pg_database_size(current_database())"
 
 
 async def size_of(connection: Queryable) -> Size:
     """Raises CannotTell for a database that is not this server's."""
-    found = await connection.fetch(TABLES, SAMPLE)
-    percent = {row["name"]: row["percent"] for row in found}
-    if "run_events" not in percent:
-        raise CannotTell("This database has no tables of this server yet: a server makes them when it starts.")
     tables: dict[str, TableSize] = {}
-    for name, *sizes, share in found:
+    percent: dict[str, float] = {}
+    for name, *sizes, share in await connection.fetch(TABLES, SAMPLE):
         sampled = await connection.fetchval(f"SELECT count(*) FROM {name} TABLESAMPLE SYSTEM ($1)", share)
         tables[name] = TableSize(name, round(sampled * 100 / share), *sizes)
-    events, runs = tables["run_events"], tables["runs"]
-    largest = await connection.fetch(
-        AGENTS, percent["run_events"], percent["runs"], runs.rows, events.bytes, runs.bytes, TOP
-    )
-    agents = [AgentSize(str(id), name, count, bytes) for id, name, count, bytes in largest]
+        percent[name] = share
+    if not all(table in tables for table, *_ in PARTS):
+        raise CannotTell("This database has no tables of this server yet: a server makes them when it starts.")
+    agents = await _agents(connection, tables, percent)
     return Size(await connection.fetchval(DATABASE), list(tables.values()), agents)
+
+
+async def _agents(
+    connection: Queryable, tables: Mapping[str, TableSize], percent: Mapping[str, float]
+) -> list[AgentSize]:
+    """Each table is shared out as its sample is."""
+    sizes, runs = Counter[UUID](), dict[UUID, int]()
+    for table, run, column in PARTS:
+        found = await connection.fetch(BY_AGENT.format(table=table, run=run, column=column), percent[table])
+        sampled = sum(row["size"] for row in found)
+        for agent, rows, size in found:
+            sizes[agent] += round(tables[table].bytes * size / sampled)
+            if table == "runs":
+                runs[agent] = round(rows * 100 / percent[table])
+    largest = sizes.most_common(TOP)
+    names = {row["id"]: row["name"] for row in await connection.fetch(NAMES, [agent for agent, _ in largest])}
+    return [AgentSize(str(agent), names.get(agent, ""), runs.get(agent, 0), size) for agent, size in largest]
 
 
 async def look() -> Size:

@@ -14,7 +14,7 @@ from backend.api import rest_api, websocket_api
 from backend.api.streams import event_json, sse_chunk
 from backend.execution.executor import Worker
 from backend.settings import Settings
-from backend.store import graphs, runs
+from backend.store import graphs, queue, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
 from tests.api.server import FakeRun, serving
@@ -94,7 +94,7 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
 
     async def make() -> FakeRun:
         run = await queue_run()
-        (claimed,) = await runs.claim(database, new_id(), 1)
+        (claimed,) = await queue.claim(database, new_id(), 1)
         assert claimed.id == run.id
         await run.write("run.started", attempt=1)
         return run

@@ -12,7 +12,7 @@ import pytest
 
 from backend.execution import executor
 from backend.execution.scheduler import rescue
-from backend.store import events, executors, runs
+from backend.store import control, events, executors, queue, runs
 from tests.execution.engine import Engine, assert_gap_free, before_the_gate, calls, cut_off, gates
 
 
@@ -103,7 +103,7 @@ async def test_a_run_whose_last_node_was_at_work_ends_where_it_is(engine: Engine
 
 async def test_a_run_claimed_at_the_last_moment_goes_back_untouched(engine: Engine, gated: UUID, monkeypatch):
     claimed, go_on = asyncio.Event(), asyncio.Event()
-    claim = runs.claim
+    claim = queue.claim
 
     async def held(*arguments: Any) -> Any:
         found = await claim(*arguments)
@@ -115,7 +115,7 @@ async def test_a_run_claimed_at_the_last_moment_goes_back_untouched(engine: Engi
     gates["g"].set()
     run_id = await engine.queue(gated, x=1)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "claim", held)
+        patch.setattr(queue, "claim", held)
         async with engine.worker() as old:
             await claimed.wait()
             old.stopping.set()
@@ -170,7 +170,7 @@ async def test_a_run_is_stopped_while_its_executor_leaves(engine: Engine, gated:
         run_id = await engine.queue(gated, x=1)
         await engine.until(run_id, before_the_gate)
         old.stopping.set()
-        await runs.request_stop(engine.pool, run_id)
+        await control.request_stop(engine.pool, run_id)
         run, _ = await engine.end_of(run_id)
         await old.leave()
     assert (run.status, run.attempt) == ("TERMINATED", 1)
@@ -204,7 +204,7 @@ async def test_the_end_of_the_database_does_not_hold_up_the_end_of_an_executor(e
         began = time.monotonic()
         with monkeypatch.context() as patch:
             for module, statement in (
-                (events, "append"), (executors, "beat"), (executors, "leave"), (runs, "claim"), (runs, "release"),
+                (events, "append"), (executors, "beat"), (executors, "leave"), (queue, "claim"), (queue, "release"),
             ):  # fmt: skip
                 patch.setattr(module, statement, away)
             await old.leave()

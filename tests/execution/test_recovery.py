@@ -12,7 +12,7 @@ import pytest
 from backend.execution import executor
 from backend.execution.executor import Worker
 from backend.execution.scheduler import rescue
-from backend.store import graphs, runs
+from backend.store import control, graphs, queue
 from tests.execution.engine import Engine, assert_gap_free, before_the_gate, calls, cut_off, gates
 
 
@@ -55,7 +55,7 @@ async def test_an_executor_that_wakes_up_after_its_run_was_given_away_writes_not
 async def test_a_run_stopped_while_its_executor_was_dead_ends_when_it_is_taken_up(engine: Engine, gated: UUID):
     run_id = await engine.queue(gated, x=1)
     await die_at_the_gate(engine, run_id)
-    await runs.request_stop(engine.pool, run_id)
+    await control.request_stop(engine.pool, run_id)
     await rescue(engine.pool)
     async with engine.worker():
         run, _ = await engine.end_of(run_id)
@@ -84,7 +84,7 @@ async def test_a_run_that_its_executor_lost_and_got_back_can_be_stopped(engine: 
         await engine.pool.execute("UPDATE runs SET status = 'QUEUED', executor = NULL")
         await engine.pool.execute("SELECT pg_notify('run_queued', '')")
         await engine.until(run_id, lambda event: event.type == "run.resumed")
-        await runs.request_stop(engine.pool, run_id)
+        await control.request_stop(engine.pool, run_id)
         run, _ = await engine.end_of(run_id)
     assert run.status == "TERMINATED"
 
@@ -93,7 +93,7 @@ async def test_a_run_that_its_executor_lost_and_got_back_can_be_stopped(engine: 
 async def test_a_run_whose_claim_broke_off_is_claimed_again(engine: Engine, gated: UUID, monkeypatch, lost: str):
     gates["g"].set()
     monkeypatch.setattr(executor, "HEARTBEAT_EVERY", 0.02)
-    module, name = (runs, "claim") if lost == "the answer to a claim" else (graphs, "get")
+    module, name = (queue, "claim") if lost == "the answer to a claim" else (graphs, "get")
     found = getattr(module, name)
 
     async def lost_at_first(*arguments: Any) -> Any:

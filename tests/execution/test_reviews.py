@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from backend.execution import executor
-from backend.store import reviews, runs, waking
+from backend.store import control, reviews, runs, waking
 from backend.store.identifiers import node_run_id
 from backend.store.reviews import Decision, StoredReview
 from tests.execution.agents import IN, OUT, REVIEW, node, parked_after
@@ -144,7 +144,7 @@ async def test_a_decision_that_comes_while_a_run_is_being_parked_is_not_missed(e
 async def test_a_run_in_review_is_stopped_and_nobody_is_asked_any_more(engine: Engine, reviewed: UUID):
     async with engine.worker():
         run_id, _ = await in_review(engine, reviewed, x=[1])
-        stopped = await runs.request_stop(engine.pool, run_id)
+        stopped = await control.request_stop(engine.pool, run_id)
         _, history = await engine.end_of(run_id)
     assert stopped.status == "TERMINATED"
     assert [each.status for each in history.node_runs.values()] == ["COMPLETED", "COMPLETED", "TERMINATED"]

@@ -18,7 +18,7 @@ from backend.execution.executor import Worker
 from backend.graphs.graph import Graph
 from backend.graphs.topology import topology
 from backend.store import graphs as store
-from backend.store import runs
+from backend.store import queue
 from backend.store.events import ENDS, Event
 from tests.execution.engine import Engine, assert_gap_free
 from tests.execution.in_memory import execute
@@ -142,7 +142,7 @@ async def _kill_after(engine: Engine, run_id: UUID, number: int) -> bool:
     dying.cancel()
     await asyncio.wait([dying])
     await engine.pool.execute("UPDATE executors SET heartbeat_at = now() - interval '1 minute'")
-    return bool(await runs.rescue(engine.pool))
+    return bool(await queue.rescue(engine.pool))
 
 
 class Checked:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from backend.execution import run as run_module
-from backend.store import events, runs
+from backend.store import control, events
 from tests.execution.engine import Engine, calls, gates
 
 
@@ -147,7 +147,7 @@ async def test_a_node_that_takes_too_long_fails(engine: Engine, monkeypatch):
     graph = await engine.add(g="gate")
     async with engine.worker():
         run, _ = await engine.run(graph)
-    assert run.error == "GateBlock (g) failed: took longer than 0 minutes"
+    assert run.error == "GateBlock (g) failed: took longer than 0.05 s"
 
 
 async def test_what_still_waits_at_the_end_is_told(engine: Engine):
@@ -164,7 +164,7 @@ async def test_a_running_run_is_stopped_and_says_what_it_was_doing(engine: Engin
     async with engine.worker():
         run_id = await engine.queue(graph)
         await engine.until(run_id, lambda event: event.type == "run.output")
-        await runs.request_stop(engine.pool, run_id)
+        await control.request_stop(engine.pool, run_id)
         run, history = await engine.end_of(run_id)
     assert (run.status, history.outputs) == ("TERMINATED", {"y": ["before None"]})
     assert {node.node_id: node.status for node in history.node_runs.values()} == {"g": "TERMINATED", "y": "COMPLETED"}

@@ -11,7 +11,7 @@ import pytest
 
 from backend.execution import executor, outside
 from backend.execution.scheduler import rescue, wake
-from backend.store import runs, waking
+from backend.store import control, runs, waking
 from backend.store.runs import StoredRun
 from tests.execution.agents import CALL, IN, OUT, call, calling, calling_itself, gated_child, node, parked_after
 from tests.execution.engine import Engine, assert_gap_free, calls, gates
@@ -139,7 +139,7 @@ async def test_a_child_that_somebody_stopped_is_an_error_that_can_be_handled(eng
     )  # fmt: skip
     async with engine.worker():
         run_id, child_id = await parked_caller(engine, parent, x=1)
-        await runs.request_stop(engine.pool, child_id)
+        await control.request_stop(engine.pool, child_id)
         run, history = await engine.end_of(run_id)
     assert run.status == "COMPLETED"
     assert history.outputs["e"] == [f"the run {child_id} of the agent graph was stopped"]
@@ -182,7 +182,7 @@ async def test_stopping_a_run_stops_those_below_it_first(engine: Engine):
         gates["g"] = asyncio.Event()
         run_id = await engine.queue(await calling(engine, middle), x=1)
         await engine.until(run_id, parked_after("run.output"))
-        await runs.request_stop(engine.pool, run_id)
+        await control.request_stop(engine.pool, run_id)
         _, history = await engine.end_of(run_id)
     rows = await engine.pool.fetch("SELECT status FROM runs ORDER BY ended_at, depth DESC")
     assert [row["status"] for row in rows] == ["TERMINATED"] * 3
@@ -196,7 +196,7 @@ async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine):
     async with engine.worker():
         run_id, child_id = await parked_caller(engine, parent, x=1)
     assert (await runs.get(engine.pool, child_id)).status == "QUEUED"
-    await runs.request_stop(engine.pool, run_id)
+    await control.request_stop(engine.pool, run_id)
     assert [(await runs.get(engine.pool, id)).status for id in (run_id, child_id)] == ["TERMINATED"] * 2
     assert_gap_free(await engine.events(run_id))
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from backend.process import sockets
-from backend.store import graphs, runs
+from backend.store import graphs, queue, runs
 from backend.store.identifiers import new_id
 from tests.api.server import FakeRun
 from tests.api.test_streams import numbers, read_events
@@ -89,7 +89,7 @@ async def run(engine: Engine) -> FakeRun:
     graph_id, run_id = new_id(), new_id()
     await graphs.insert(engine.pool, graph_id, 1, "graph", {"nodes": [], "links": []})
     await runs.insert(engine.pool, run_id, graph_id, 1, {})
-    await runs.claim(engine.pool, new_id(), 1)
+    await queue.claim(engine.pool, new_id(), 1)
     run = FakeRun(engine.pool, run_id, graph_id)
     await run.write("run.started", attempt=1)
     await run.begin_node(1)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import events, graphs, runs
+from backend.store import control, events, graphs, large_values, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
 from backend.store.retention import AT_ONCE, delete_old, delete_surplus
@@ -27,12 +27,14 @@ async def add_graph(pool: Pool) -> UUID:
 
 
 async def queued(pool: Pool, graph_id: UUID) -> UUID:
-    return (await runs.insert(pool, new_id(), graph_id, 1, {})).id
+    run_id = (await runs.insert(pool, new_id(), graph_id, 1, {})).id
+    await large_values.insert(pool, [(run_id, "hash", b"1")])
+    return run_id
 
 
 async def ended(pool: Pool, graph_id: UUID, *, days_ago: int = 0) -> UUID:
     run_id = await queued(pool, graph_id)
-    await runs.request_stop(pool, run_id)
+    await control.request_stop(pool, run_id)
     await pool.execute("UPDATE runs SET ended_at = now() - $2::interval WHERE id = $1", run_id, timedelta(days_ago))
     return run_id
 
@@ -42,10 +44,11 @@ async def put_below(pool: Pool, parent: UUID, *children: UUID) -> None:
 
 
 async def left(pool: Pool) -> set[UUID]:
-    """The runs that are there, which are those that have events."""
-    with_events = {row["run_id"] for row in await pool.fetch("SELECT run_id FROM run_events")}
-    assert with_events == {row["id"] for row in await pool.fetch("SELECT id FROM runs")}
-    return with_events
+    """The runs that are there, and with them all that is theirs."""
+    found = {row["id"] for row in await pool.fetch("SELECT id FROM runs")}
+    for table in ("run_events", "run_values"):
+        assert {row["run_id"] for row in await pool.fetch(f"SELECT run_id FROM {table}")} == found
+    return found
 
 
 async def test_old_ended_runs_are_deleted_with_their_events_and_no_others(pool: Pool):

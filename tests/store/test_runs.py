@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import events, executors, graphs, runs
+from backend.store import control, events, executors, graphs, queue, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
@@ -30,7 +30,7 @@ async def queue_run(pool: Pool) -> UUID:
 async def claim(pool: Pool) -> tuple[UUID, runs.StoredRun]:
     executor = uuid4()
     await executors.beat(pool, executor, "test")
-    [run] = await runs.claim(pool, executor, 10)
+    [run] = await queue.claim(pool, executor, 10)
     return executor, run
 
 
@@ -44,7 +44,7 @@ async def numbers(pool: Pool, run_id: UUID) -> list[int]:
 
 async def test_a_run_is_claimed_by_one_executor_only(pool: Pool):
     run_ids = {await queue_run(pool) for _ in range(20)}
-    claimed = await asyncio.gather(*(runs.claim(pool, uuid4(), 5) for _ in range(8)))
+    claimed = await asyncio.gather(*(queue.claim(pool, uuid4(), 5) for _ in range(8)))
     ids = [run.id for batch in claimed for run in batch]
     assert len(ids) == len(set(ids)) == 20
     assert set(ids) == run_ids
@@ -53,14 +53,14 @@ async def test_a_run_is_claimed_by_one_executor_only(pool: Pool):
 async def test_runs_are_claimed_oldest_first(pool: Pool):
     queued = [await queue_run(pool) for _ in range(3)]
     executor = uuid4()
-    claimed = [run.id for _ in range(3) for run in await runs.claim(pool, executor, 1)]
+    claimed = [run.id for _ in range(3) for run in await queue.claim(pool, executor, 1)]
     assert claimed == queued
 
 
 async def test_an_executor_that_lost_its_run_cannot_write_to_it(pool: Pool):
     await queue_run(pool)
     paused, before = await claim(pool)
-    await runs.release(pool, paused)
+    await queue.release(pool, paused)
     _, after = await claim(pool)
     assert await events.append(pool, [entry(after, 2)]) == {after.id}
     assert await events.append(pool, [entry(before, 2), entry(before, 3, status="COMPLETED")]) == set()
@@ -72,7 +72,7 @@ async def test_a_lost_run_in_a_batch_does_not_hinder_the_others(pool: Pool):
     await queue_run(pool)
     await queue_run(pool)
     executor = uuid4()
-    kept, lost = await runs.claim(pool, executor, 2)
+    kept, lost = await queue.claim(pool, executor, 2)
     await pool.execute("UPDATE runs SET attempt = attempt + 1 WHERE id = $1", lost.id)
     assert await events.append(pool, [entry(lost, 2), entry(kept, 2)]) == {kept.id}
 
@@ -80,8 +80,8 @@ async def test_a_lost_run_in_a_batch_does_not_hinder_the_others(pool: Pool):
 async def test_what_an_executor_had_to_say_of_a_run_it_lost_and_got_back_is_left_out(pool: Pool):
     await queue_run(pool)
     executor, before = await claim(pool)
-    await runs.release(pool, executor)
-    [after] = await runs.claim(pool, executor, 1)
+    await queue.release(pool, executor)
+    [after] = await queue.claim(pool, executor, 1)
     old, new = [entry(before, 2), entry(before, 3, status="COMPLETED")], entry(after, 2, "run.resumed")
     assert await events.append(pool, [*old, new]) == {after.id}
     assert [event.type for event in await events.read_all(pool, after.id)] == ["run.queued", "run.resumed"]
@@ -110,36 +110,36 @@ async def test_runs_of_a_silent_executor_are_rescued_and_those_of_a_living_one_a
     await pool.execute("UPDATE executors SET heartbeat_at = now() - interval '10 s' WHERE id = $1", silent)
     await queue_run(pool)
     await claim(pool)
-    assert await runs.rescue(pool) == [lost.id]
+    assert await queue.rescue(pool) == [lost.id]
 
 
 async def test_a_run_whose_executor_left_no_trace_is_rescued(pool: Pool):
     await queue_run(pool)
     executor, run = await claim(pool)
     await executors.leave(pool, executor)
-    assert await runs.rescue(pool) == [run.id]
+    assert await queue.rescue(pool) == [run.id]
 
 
 async def test_a_queued_run_is_stopped_at_once(pool: Pool):
     run_id = await queue_run(pool)
-    stopped = await runs.request_stop(pool, run_id)
+    stopped = await control.request_stop(pool, run_id)
     assert stopped.status == "TERMINATED"
     assert [event.type for event in await events.read_all(pool, run_id)] == ["run.queued", "run.terminated"]
-    assert await runs.claim(pool, uuid4(), 1) == []
+    assert await queue.claim(pool, uuid4(), 1) == []
 
 
 async def test_a_running_run_is_asked_to_stop_and_its_executor_can_find_out(pool: Pool):
     run_id = await queue_run(pool)
     executor, _ = await claim(pool)
-    assert (await runs.request_stop(pool, run_id)).status == "RUNNING"
-    assert await runs.to_be_stopped(pool, executor) == [run_id]
+    assert (await control.request_stop(pool, run_id)).status == "RUNNING"
+    assert await control.told(pool, executor) == [(control.STOP, run_id)]
 
 
 async def test_stopping_an_ended_run_changes_nothing(pool: Pool):
     run_id = await queue_run(pool)
-    before = await runs.request_stop(pool, run_id)
-    assert await runs.request_stop(pool, run_id) == before
-    assert await runs.request_stop(pool, uuid4()) is None
+    before = await control.request_stop(pool, run_id)
+    assert await control.request_stop(pool, run_id) == before
+    assert await control.request_stop(pool, uuid4()) is None
 
 
 async def test_pages_of_runs_neither_skip_nor_repeat_while_runs_are_added(pool: Pool):

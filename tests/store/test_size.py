@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import events, graphs, runs
+from backend.store import events, graphs, queue, runs
 from backend.store.connection import Pool, Queryable, open_pool
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
@@ -32,7 +32,7 @@ async def run_agent(pool: Pool, name: str, count: int, value: str) -> None:
     graph = await graphs.insert(pool, uuid4(), 1, name, {"nodes": []})
     for _ in range(count):
         await runs.insert(pool, new_id(), graph.id, 1, {})
-        [run] = await runs.claim(pool, uuid4(), 1)
+        [run] = await queue.claim(pool, uuid4(), 1)
         await events.append(pool, [Entry(run.id, run.attempt, [Event(2, "node.output", json.dumps(value))])])
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import orjson
 
 from backend.settings import Settings
-from backend.store import events, graphs, runs
+from backend.store import events, graphs, queue, runs
 from backend.store.connection import open_pool
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
@@ -19,7 +19,7 @@ async def test_node_runs_are_counted_once_also_when_a_value_holds_a_nul(database
         graph_id = uuid4()
         await graphs.insert(pool, graph_id, 1, "graph", {"nodes": []})
         await runs.insert(pool, new_id(), graph_id, 1, {})
-        [run] = await runs.claim(pool, uuid4(), 1)
+        [run] = await queue.claim(pool, uuid4(), 1)
         data = [{"node_run": number, "node_id": "n", "inputs": {"a": "nul \0"}} for number in (1, 2, 2)]
         started = [Event(n, "node.started", orjson.dumps(each).decode()) for n, each in enumerate(data, 2)]
         await events.append(pool, [Entry(run.id, run.attempt, started)])

@@ -15,7 +15,7 @@ import pytest
 from alembic import command, config
 
 from backend.settings import Settings
-from backend.store import graphs, reviews, runs
+from backend.store import graphs, queue, reviews, runs
 from backend.store.connection import DatabaseUnreachable, open_pool
 from backend.store.identifiers import new_id
 from backend.store.upgrade import MIGRATIONS, NEWEST, SchemaTooNew, schema_version, upgrade
@@ -73,7 +73,7 @@ async def test_code_at_work_goes_on_reading_rows_that_get_another_column(databas
     async with await open_pool(Settings(database_url=database_url), size=1) as pool:
         graph = await graphs.insert(pool, uuid4(), 1, "graph", {"nodes": []})
         await runs.insert(pool, new_id(), graph.id, 1, {})
-        [run] = await runs.claim(pool, uuid4(), 1)
+        [run] = await queue.claim(pool, uuid4(), 1)
         await reviews.insert(pool, run, uuid4(), 1, "node", None, "", False)
 
         async def read() -> list[object]:

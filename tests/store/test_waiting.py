@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import events, graphs, reviews, runs, waking
+from backend.store import control, events, graphs, queue, reviews, runs, waking
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry
 from backend.store.identifiers import child_run_id, new_id, node_run_id
@@ -28,7 +28,7 @@ async def owned(pool: Pool) -> StoredRun:
     graph_id = uuid4()
     await graphs.insert(pool, graph_id, 1, "graph", {"nodes": []})
     await runs.insert(pool, new_id(), graph_id, 1, {})
-    [run] = await runs.claim(pool, uuid4(), 1)
+    [run] = await queue.claim(pool, uuid4(), 1)
     return run
 
 
@@ -61,7 +61,7 @@ async def test_an_executor_that_has_lost_its_run_begins_no_child_and_asks_nobody
 
 
 async def test_a_run_that_is_to_be_stopped_begins_no_child_and_asks_nobody(pool: Pool, owned: StoredRun):
-    await runs.request_stop(pool, owned.id)
+    await control.request_stop(pool, owned.id)
     assert await begin_child(pool, owned) is None
     await ask(pool, owned)
     assert await reviews.count(pool) == 0
@@ -75,7 +75,7 @@ async def test_a_run_that_has_ended_is_not_woken(pool: Pool, owned: StoredRun):
 
 async def test_a_waiting_run_is_not_rescued_though_no_executor_is_left(pool: Pool, owned: StoredRun):
     await events.append(pool, [Entry(owned.id, owned.attempt, [], "RUNNING")])
-    assert await runs.rescue(pool) == []
+    assert await queue.rescue(pool) == []
     assert (await runs.get(pool, owned.id)).status == "RUNNING"
 
 
@@ -88,8 +88,8 @@ async def test_a_waking_is_handed_out_once(pool: Pool, owned: StoredRun):
 
 async def test_a_run_claimed_after_it_was_woken_is_not_woken_again_when_it_waits(pool: Pool, owned: StoredRun):
     await waking.wake(pool, owned.id)
-    await runs.release(pool, owned.executor)
-    [again] = await runs.claim(pool, uuid4(), 1)
+    await queue.release(pool, owned.executor)
+    [again] = await queue.claim(pool, uuid4(), 1)
     await events.append(pool, [Entry(again.id, again.attempt, [], "REVIEW")])
     assert (await runs.get(pool, again.id)).status == "REVIEW"
 
