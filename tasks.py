@@ -387,7 +387,7 @@ def typecheck(c: Context) -> None:
 
 @job()
 def bench(c: Context, name: str) -> None:
-    """Time it beside its peers: start, throughput, reload, logs or footprint (docs/benchmarks.md)."""
+    """Time it beside its peers: start, throughput, cost, reload, logs or footprint (docs/benchmarks.md)."""
     become("-m", "benchmarks", name)
 
 
