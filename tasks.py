@@ -399,7 +399,7 @@ def typecheck(c: Context) -> None:
 
 @job()
 def bench(c: Context, name: str) -> None:
-    """Time beside peers: start, throughput, latency, fanout, scale, reload, logs, footprint (docs/benchmarks.md)."""
+    """Time beside peers: start, throughput, latency, fanout, scale, cost, reload, logs, footprint (docs/benchmarks.md)."""
     become("-m", "benchmarks", name)
 
 
@@ -441,6 +441,12 @@ def reset(c: Context, yes: bool = False) -> None:
     become("-m", "backend.control", "reset", *["--yes"] * yes)
 
 
+@job(help={"json": "for programs"})
+def size(c: Context, json: bool = False) -> None:
+    """Say what takes room in the database: its tables, and the agents with the largest runs."""
+    become("-m", "backend.store.size", *["--json"] * json)
+
+
 @job()
 def shell(c: Context) -> None:
     """Open psql on the database. Its options may follow: `-- --list`."""
@@ -466,7 +472,7 @@ tests = Collection("test")
 tests.add_task(test, default=True)
 tests.add_task(chaos)
 namespace.add_collection(tests)
-namespace.add_collection(Collection("db", upgrade, reset, shell))
+namespace.add_collection(Collection("db", upgrade, reset, size, shell))
 agents = Collection("agent")
 agents.add_task(run_agent, "run")
 agents.add_task(check_agent, "check")

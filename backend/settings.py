@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         default=0, ge=0, description="runs at work at a time on all executors, not counting sub-agents; 0: any number"
     )
     run_retention_days: int = Field(default=90, ge=0, description="days an ended run is kept; 0 keeps all")
+    run_retention_count: int = Field(
+        default=0, ge=0, description="ended runs of each agent that are kept, the newest; 0 keeps all"
+    )
 
     @classmethod
     def load(cls) -> Settings:

@@ -73,8 +73,18 @@ async def ours(dsn: str, *, runs: int = OUR_RUNS, nodes: int = NODES, executors:
     """Queue the runs, start executors, and time from the first claim to the last end: runs per second."""
     connection = await connect(dsn)
     graph_id = uuid4()
-    await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id), nodes))
-    await _queue(connection, graph_id, runs)
+    try:
+        await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id), nodes))
+        await _queue(connection, graph_id, runs)
+        return await execute(connection, dsn, graph_id, runs, executors)
+    finally:
+        await connection.close()
+
+
+async def execute(
+    connection: asyncpg.Connection, dsn: str, graph_id: UUID, runs: int = OUR_RUNS, executors: int = 1
+) -> float:
+    """Have executors do the runs that are queued. Returns how many per second they did."""
     environment = os.environ | {"DATABASE_URL": dsn, "NUM_GRAPH_WORKERS": "100"}
     command = [sys.executable, "-m", "backend.executor"]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(executors)]
@@ -91,7 +101,6 @@ async def ours(dsn: str, *, runs: int = OUR_RUNS, nodes: int = NODES, executors:
         " FROM runs WHERE graph_id = $1",
         graph_id,
     )
-    await connection.close()
     assert row is not None
     assert row["done"] == runs, f"{row['done']} of {runs} runs completed"
     return runs / row["took"].total_seconds()

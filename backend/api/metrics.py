@@ -1,4 +1,4 @@
-"""What /metrics tells: requests by operation, and how many runs wait and are being worked on."""
+"""What /metrics tells: requests by operation, how many runs wait and are being worked on, and by how many executors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import Scope
 
 from backend.store.connection import Queryable
-from backend.store.statistics import unfinished_runs
+from backend.store.executors import count_alive
+from backend.store.statistics import oldest_queued, unfinished_runs
 
 
 class Metrics:
@@ -21,6 +22,10 @@ class Metrics:
             "agent_server_http_request_seconds", "Seconds to answer", ["method", "route"], registry=self._registry
         )
         self._runs = Gauge("agent_server_runs", "Runs that have not ended", ["status"], registry=self._registry)
+        self._oldest = Gauge(
+            "agent_server_oldest_queued_run_seconds", "Age of the oldest run in the queue", registry=self._registry
+        )
+        self._executors = Gauge("agent_server_executors", "Executors that are alive", registry=self._registry)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         known = scope.get("route")
@@ -32,4 +37,6 @@ class Metrics:
         """All figures in the text format of Prometheus."""
         for status, runs in (await unfinished_runs(database)).items():
             self._runs.labels(status.lower()).set(runs)
+        self._oldest.set(await oldest_queued(database))
+        self._executors.set(await count_alive(database))
         return generate_latest(self._registry)

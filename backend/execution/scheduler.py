@@ -4,7 +4,6 @@ what is too old to keep."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -14,7 +13,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, queue, runs, waking
+from backend.store import executors, queue, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -34,11 +33,14 @@ class Scheduler(AsyncAppProcess):
         settings = Settings.load()
         async with await open_pool(settings, size=2) as pool:
             self.ready()
-            await keep_house(pool, settings.run_retention_days, stopping)
+            async with asyncio.TaskGroup() as group:
+                # Beside the rest: there may be millions to delete, while runs wait to be rescued.
+                deleting = group.create_task(delete_surplus(pool, settings))
+                await keep_house(pool, stopping)
+                deleting.cancel()
 
 
-async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -> None:
-    last_retention = -RETENTION_EVERY
+async def keep_house(pool: Pool, stopping: asyncio.Event) -> None:
     watch = Watch()
     while not stopping.is_set():
         pause = RESCUE_EVERY
@@ -46,9 +48,6 @@ async def keep_house(pool: Pool, retention_days: int, stopping: asyncio.Event) -
             await executors.forget(pool, watch.silent(await executors.heartbeats(pool)))
             await rescue(pool)
             pause = min(RESCUE_EVERY, await wake(pool) or RESCUE_EVERY)
-            if retention_days and time.monotonic() - last_retention > RETENTION_EVERY:
-                last_retention = time.monotonic()
-                await delete_old(pool, retention_days)
         except PASSING:
             watch = Watch()  # what nobody could write is no silence
         with suppress(TimeoutError):
@@ -91,10 +90,13 @@ async def wake(pool: Pool) -> float | None:
     return await waking.wake_due(pool)
 
 
-async def delete_old(pool: Pool, days: int) -> None:
-    """Delete in batches, so that no transaction holds many rows for long."""
-    total = 0
-    while deleted := await runs.delete_ended_before(pool, days):
-        total += deleted
-    if total:
-        log.info("deleted old runs", runs=total, older_than_days=days)
+async def delete_surplus(pool: Pool, settings: Settings) -> None:
+    """Delete what is not to be kept, again and again, until cancelled."""
+    days, count = settings.run_retention_days, settings.run_retention_count
+    while True:
+        with suppress(*PASSING):
+            old = await retention.delete_old(pool, days) if days else 0
+            surplus = await retention.delete_surplus(pool, count) if count else 0
+            if old or surplus:
+                log.info("deleted runs", too_old=old, too_many=surplus)
+        await asyncio.sleep(RETENTION_EVERY)

@@ -12,6 +12,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from backend.settings import Settings
 from backend.store.address import database_address
+from backend.store.session import SESSION, open_session
 from backend.store.upgrade import ensure_newest
 
 Pool = asyncpg.Pool
@@ -46,7 +47,7 @@ class DatabaseUnreachable(Exception):
 
 async def connect(dsn: str) -> asyncpg.Connection:
     """One connection of its own. JSON columns come and go as Python values."""
-    connection = await asyncpg.connect(dsn)
+    connection = await open_session(dsn)
     await _use_json(connection)
     return connection
 
@@ -59,7 +60,9 @@ async def open_pool(settings: Settings, *, size: int = 10) -> Pool:
         await ensure_newest(dsn, first)
     finally:
         await first.close()
-    return await asyncpg.create_pool(dsn, min_size=1, max_size=size, init=_use_json, reset=_nothing_to_reset)
+    return await asyncpg.create_pool(
+        dsn, min_size=1, max_size=size, init=_use_json, reset=_nothing_to_reset, **SESSION
+    )  # fmt: skip
 
 
 async def _first_connection(dsn: str, *, bundled: bool) -> asyncpg.Connection:
@@ -68,7 +71,7 @@ async def _first_connection(dsn: str, *, bundled: bool) -> asyncpg.Connection:
     told = False
     while True:
         try:
-            return await asyncpg.connect(dsn)
+            return await open_session(dsn)
         except NOT_YET as error:
             waited = time.monotonic() - began
             if waited > patience:
@@ -82,9 +85,10 @@ async def _first_connection(dsn: str, *, bundled: bool) -> asyncpg.Connection:
 
 
 def _unreachable(error: Exception, *, bundled: bool) -> str:
+    reason = str(error) or "it took too long"
     if bundled:
-        return f"the bundled PostgreSQL did not answer ({error}): start it with `python -m backend.database`."
-    return f"the PostgreSQL of DATABASE_URL did not answer ({error}): start it, or correct DATABASE_URL."
+        return f"the bundled PostgreSQL did not answer ({reason}): start it with `python -m backend.database`."
+    return f"the PostgreSQL of DATABASE_URL did not answer ({reason}): start it, or correct DATABASE_URL."
 
 
 async def _use_json(connection: asyncpg.Connection | PoolConnectionProxy) -> None:

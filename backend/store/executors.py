@@ -33,6 +33,12 @@ async def leave(connection: Queryable, id: UUID) -> None:
     await connection.execute("DELETE FROM executors WHERE id = $1", id)
 
 
+async def count_alive(connection: Queryable) -> int:
+    return await connection.fetchval(
+        "SELECT count(*) FROM executors WHERE heartbeat_at > now() - make_interval(secs => $1)", DEAD_AFTER
+    )
+
+
 async def forget(connection: Queryable, silent: Mapping[UUID, datetime]) -> None:
     """Take these executors for dead, unless they have written another heartbeat than this."""
     await connection.execute(

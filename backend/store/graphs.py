@@ -96,4 +96,4 @@ async def count(connection: Queryable) -> int:
 
 
 def _graph(row: Record) -> StoredGraph:
-    return StoredGraph(**dict(row))
+    return StoredGraph(*(row[field] for field in StoredGraph.__slots__))

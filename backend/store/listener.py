@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import asyncpg
 
 from backend.store.connection import PASSING
+from backend.store.session import open_session
 
 # Seconds between attempts to listen again.
 RETRY_EVERY = 0.5
@@ -27,7 +28,7 @@ async def listen(dsn: str, channels: Sequence[str], heard: Callable[[str, str], 
 
 
 async def _listen_once(dsn: str, channels: Sequence[str], heard: Callable[[str, str], None]) -> None:
-    connection = await asyncpg.connect(dsn)
+    connection = await open_session(dsn)
     lost = asyncio.Event()
     connection.add_termination_listener(lambda _: lost.set())
     try:

@@ -47,7 +47,9 @@ class Decision:
     data: Any
 
 
-_REVIEWS = "SELECT reviews.*, graph_id, graph_version FROM reviews JOIN runs ON runs.id = run_id"
+# By their names: within a transaction `*` fails when a newer version of the code has added a column in the meantime.
+_COLUMNS = ", ".join(name if name.startswith("graph_") else f"reviews.{name}" for name in StoredReview.__slots__)
+_REVIEWS = f"SELECT {_COLUMNS} FROM reviews JOIN runs ON runs.id = run_id"
 
 
 async def insert(
@@ -151,4 +153,4 @@ async def decide(connection: Queryable, decisions: Sequence[Decision]) -> set[UU
 
 
 def _review(row: Record) -> StoredReview:
-    return StoredReview(**dict(row))
+    return StoredReview(*row)

@@ -209,24 +209,5 @@ async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
     return await connection.fetchval(f"SELECT count(*) FROM runs WHERE {_WANTED}", *_wanted(wanted))
 
 
-async def delete_ended_before(connection: Queryable, days: int) -> int:
-    """Retention: delete the runs, with their events, that ended more than `days` days ago. Returns how many."""
-    return await connection.fetchval(
-        """
-        WITH old AS (
-            SELECT id FROM runs WHERE ended_at < now() - make_interval(days => $1) LIMIT 1000
-        ), gone AS (
-            DELETE FROM runs USING old WHERE runs.id = old.id RETURNING runs.id
-        ), events AS (
-            DELETE FROM run_events USING gone WHERE run_events.run_id = gone.id
-        ), values AS (
-            DELETE FROM run_values USING gone WHERE run_values.run_id = gone.id
-        )
-        SELECT count(*) FROM gone
-        """,
-        days,
-    )
-
-
 def run_of(row: Record) -> StoredRun:
     return StoredRun(*(row[field] for field in StoredRun.__slots__))

@@ -22,6 +22,14 @@ async def unfinished_runs(connection: Queryable) -> dict[str, int]:
     return {"QUEUED": row["queued"], "RUNNING": row["running"], "REVIEW": row["review"]}
 
 
+async def oldest_queued(connection: Queryable) -> float:
+    """The seconds since the oldest run that could begin was asked for; 0 if there is none."""
+    return await connection.fetchval(
+        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM runs"
+        " WHERE status = 'QUEUED' AND NOT paused AND NOT limited"
+    )
+
+
 async def node_run_counts(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, int]:
     """How many node runs each of these runs has begun so far, with those of the runs below it."""
     # As text, for it is the first key: PostgreSQL's own look into JSON fails on a \\u0000 in any of the values.

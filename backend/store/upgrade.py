@@ -15,6 +15,7 @@ import asyncpg
 
 from backend.settings import SettingError, Settings
 from backend.store.address import database_address
+from backend.store.session import open_session
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NEWEST = max(path.stem.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
@@ -89,14 +90,14 @@ def upgrade(dsn: str) -> None:
 
     settings = config.Config()
     settings.set_main_option("script_location", str(MIGRATIONS))
-    settings.attributes["connect"] = partial(asyncpg.connect, dsn)
+    settings.attributes["connect"] = partial(open_session, dsn)
     command.upgrade(settings, "head")
 
 
 async def main() -> int:
     try:
         dsn = database_address(Settings.load())
-        connection = await asyncpg.connect(dsn)
+        connection = await open_session(dsn)
         await ensure_newest(dsn, connection)
         await connection.close()
     except (SettingError, SchemaTooNew, MigrationFailed, OSError, asyncpg.PostgresError) as error:

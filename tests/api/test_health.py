@@ -13,6 +13,8 @@ from backend.process.failure import Failure
 from backend.process.roster import UnitState, UnitStatus
 from backend.process.status import started
 from backend.settings import Settings
+from backend.store import executors
+from backend.store.identifiers import new_id
 
 
 async def test_a_server_with_its_database_is_ready(api):
@@ -78,6 +80,28 @@ async def test_metrics_count_requests_by_operation_and_runs_by_status(api, start
     assert counted % ("GET", "/api/v2/runs", 200, 1) in figures
     assert counted % ("GET", "/api/v2/runs/{run_id}", 404, 1) in figures
     assert counted % ("other", "none", 404, 2) in figures
+
+
+async def test_metrics_tell_how_long_the_queue_has_waited_and_how_many_executors_are_alive(api, database, queue_run):
+    async def figures() -> tuple[float, float]:
+        async with api.get("/metrics") as answer:
+            found = dict(line.rsplit(" ", 1) for line in (await answer.text()).splitlines() if line[0] != "#")
+        return (
+            float(found["agent_server_oldest_queued_run_seconds"]),
+            float(found["agent_server_executors"]),
+        )
+
+    assert await figures() == (0, 0)
+    for _ in range(2):
+        await queue_run()
+        await executors.beat(database, new_id(), "one of two")
+    await database.execute(
+        "UPDATE runs SET created_at = now() - interval '1 hour' WHERE id = (SELECT id FROM runs LIMIT 1)"
+    )
+    age, alive = await figures()
+    assert (age >= 3600, alive) == (True, 2)
+    await database.execute("UPDATE executors SET heartbeat_at = now() - interval '1 hour'")
+    assert (await figures())[1] == 0
 
 
 async def test_the_root_leads_to_the_documentation_which_needs_no_other_host(api):

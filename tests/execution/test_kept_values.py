@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from backend.store import kept_values, runs
+from backend.store import kept_values, retention
 from tests.execution.agents import IN, OUT, PERSIST, RETRIEVE, node
 from tests.execution.engine import Engine
 
@@ -69,6 +69,6 @@ async def test_what_is_remembered_of_a_run_goes_with_it(engine: Engine):
     async with engine.worker():
         await engine.run(await agent(engine), x=1)
     await engine.pool.execute("UPDATE runs SET ended_at = now() - interval '3 days'")
-    assert await runs.delete_ended_before(engine.pool, 2) == 1
+    assert await retention.delete_old(engine.pool, 2) == 1
     assert await engine.pool.fetchval("SELECT count(*) FROM kept_by") == 0
     assert await engine.pool.fetchval("SELECT count(*) FROM kept_values") == 1

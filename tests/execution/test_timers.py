@@ -31,7 +31,7 @@ async def timer(engine: Engine, **pins: object):
 async def house_kept(engine: Engine) -> AsyncIterator[None]:
     """A scheduler at work."""
     stopping = asyncio.Event()
-    keeping = asyncio.create_task(keep_house(engine.pool, 0, stopping))
+    keeping = asyncio.create_task(keep_house(engine.pool, stopping))
     yield
     stopping.set()
     await keeping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +14,5 @@ __all__ = ["engine"]
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with Stub() as server, server.answering():
         yield server
-        server.gate.set()
-        server.shutdown()
-        thread.join()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from tests.journeys.environment import PATIENCE
@@ -17,15 +19,26 @@ OUTPUT = "363ae599-353e-4804-937e-b2ee3cef3da4"
 class Stub(ThreadingHTTPServer):
     """A web service that remembers what it was sent, and answers when `gate` is open."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), StubHandler)
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        super().__init__((host, 0), StubHandler)
         self.received: list[tuple[dict[str, str], object]] = []
         self.gate = threading.Event()
         self.gate.set()
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/"
+        return f"http://{self.server_address[0]}:{self.server_port}/"
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.gate.set()
+            self.shutdown()
+            thread.join()
 
 
 class StubHandler(BaseHTTPRequestHandler):

@@ -145,18 +145,6 @@ async def test_stopping_an_ended_run_changes_nothing(pool: Pool):
     assert await control.request_stop(pool, uuid4()) is None
 
 
-async def test_old_ended_runs_are_deleted_with_their_events_and_no_others(pool: Pool):
-    old, recent, running = [await queue_run(pool) for _ in range(3)]
-    for run_id, age in ((old, "40 days"), (recent, "1 day")):
-        await control.request_stop(pool, run_id)
-        await pool.execute(f"UPDATE runs SET ended_at = now() - interval '{age}' WHERE id = $1", run_id)
-    assert await runs.delete_ended_before(pool, days=30) == 1
-    assert await runs.get(pool, old) is None
-    assert await events.read_all(pool, old) == []
-    assert await numbers(pool, recent) == [1, 2]
-    assert await numbers(pool, running) == [1]
-
-
 async def test_pages_of_runs_neither_skip_nor_repeat_while_runs_are_added(pool: Pool):
     queued = [await queue_run(pool) for _ in range(5)]
     first = await runs.page(pool, limit=2)

@@ -15,7 +15,9 @@ import pytest
 from alembic import command, config
 
 from backend.settings import Settings
+from backend.store import graphs, queue, reviews, runs
 from backend.store.connection import DatabaseUnreachable, open_pool
+from backend.store.identifiers import new_id
 from backend.store.upgrade import MIGRATIONS, NEWEST, SchemaTooNew, schema_version, upgrade
 
 
@@ -65,6 +67,24 @@ async def test_code_older_than_the_database_refuses_to_run_on_it(database_url: s
     await connection.close()
     with pytest.raises(SchemaTooNew, match=f"schema 9999, this code knows {NEWEST}"):
         await open_pool(Settings(database_url=database_url))
+
+
+async def test_code_at_work_goes_on_reading_rows_that_get_another_column(database_url: str):
+    async with await open_pool(Settings(database_url=database_url), size=1) as pool:
+        graph = await graphs.insert(pool, uuid4(), 1, "graph", {"nodes": []})
+        await runs.insert(pool, new_id(), graph.id, 1, {})
+        [run] = await queue.claim(pool, uuid4(), 1)
+        await reviews.insert(pool, run, uuid4(), 1, "node", None, "", False)
+
+        async def read() -> list[object]:
+            async with pool.acquire() as connection, connection.transaction():
+                of_run = await reviews.of_run(connection, run.id)
+            return [of_run, await runs.get(pool, run.id), await graphs.get(pool, graph.id)]
+
+        before = await read()
+        for table in ("graphs", "runs", "reviews"):
+            await pool.execute(f"ALTER TABLE {table} ADD COLUMN colour text NOT NULL DEFAULT 'blue'")
+        assert await read() == before
 
 
 async def test_an_address_that_no_database_answers_is_one_sentence(free_port, monkeypatch: pytest.MonkeyPatch):
