@@ -4,6 +4,7 @@ what is too old to keep."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
