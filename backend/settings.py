@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         default="info", description="debug, info, warning or error"
     )
-    num_graph_workers: int = Field(default=10, ge=1, le=10_000, description="runs one executor works on at a time")
+    num_graph_workers: int = Field(default=100, ge=1, le=10_000, description="runs one executor works on at a time")
     trusted_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(),
         description="comma-separated hosts that blocks may reach although their address is private",

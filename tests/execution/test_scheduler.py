@@ -90,5 +90,5 @@ async def test_while_the_database_is_away_nobody_is_silent(monkeypatch: pytest.M
     monkeypatch.setattr(executors, "forget", forget)
     monkeypatch.setattr(scheduler, "rescue", nothing)
     monkeypatch.setattr(scheduler, "wake", nothing)
-    await keep_house(None, 0, stopping)
+    await keep_house(None, stopping)
     assert taken_for_dead == [{}] * 10
