@@ -68,7 +68,7 @@ async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, d
     history = [Event(1, "run.queued", {})]
     for attempt, lives in enumerate([*deaths, BUDGET], 1):
         journal = MemoryJournal(random, lives)
-        await _attempt(plan, inputs, attempt, journal, history)
+        await execute_once(plan, inputs, attempt, journal, history)
         history += journal.events
         if journal.end:
             break
@@ -76,7 +76,7 @@ async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, d
     return journal
 
 
-async def _attempt(plan: Plan, inputs: dict[str, Any], attempt: int, journal: MemoryJournal, history: list[Event]):
+async def execute_once(plan: Plan, inputs: dict[str, Any], attempt: int, journal: MemoryJournal, history: list[Event]):
     now = datetime.now(UTC)
     stored = StoredRun(RUN, RUN, 1, "RUNNING", inputs, None, False, attempt, RUN, now, now, None, None, None, 0)
     run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
