@@ -12,9 +12,9 @@ from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from backend.errors import InvalidCursor
+from backend.store.lists import COUNTED, Place
 
 T = TypeVar("T")
-Place = tuple[datetime, UUID]
 
 
 class Row(Protocol):
@@ -34,7 +34,7 @@ class Page(BaseModel, Generic[T]):
 
     items: list[T]
     next_cursor: str | None = Field(description="`cursor` of the next page; null on the last")
-    total_count: int = Field(description="how many there are on all pages")
+    total_count: int = Field(description=f"how many there are on all pages; above {COUNTED:,} an estimate")
 
 
 def cut(rows: Sequence[R], limit: int) -> tuple[Sequence[R], str | None]:

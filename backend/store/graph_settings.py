@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from backend.store.connection import Pool, Queryable
+from backend.store.runs import OPEN
 
 
 async def max_concurrent_runs(connection: Queryable, graph_id: UUID) -> int | None:
@@ -22,9 +23,9 @@ async def limit_runs(pool: Pool, graph_id: UUID, at_most: int | None) -> None:
             at_most,
         )
         await connection.execute(
-            """
+            f"""
             UPDATE runs SET limited = $2 OR concurrency_key IS NOT NULL
-            WHERE graph_id = $1 AND ended_at IS NULL AND parent_run_id IS NULL
+            WHERE id = ANY(ARRAY({OPEN})) AND graph_id = $1 AND parent_run_id IS NULL
             """,
             graph_id,
             at_most is not None,

@@ -15,6 +15,7 @@ import orjson
 from asyncpg import Record
 
 from backend.store.connection import Queryable
+from backend.store.lists import START, Place, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +80,22 @@ async def name_of(connection: Queryable, id: UUID, version: int) -> str | None:
     return await connection.fetchval("SELECT name FROM graphs WHERE id = $1 AND version = $2", id, version)
 
 
-async def page(connection: Queryable, *, limit: int, before: tuple[datetime, UUID] | None = None) -> list[StoredGraph]:
+_LISTED = "FROM graphs WHERE is_active AND included_in IS NULL"
+
+
+async def page(connection: Queryable, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
     """Active graphs, newest first, from just after the row at `before`."""
     rows = await connection.fetch(
-        "SELECT * FROM graphs WHERE is_active AND included_in IS NULL"
-        " AND ($2::timestamptz IS NULL OR (created_at, id) < ($2, $3::uuid))"
-        " ORDER BY created_at DESC, id DESC LIMIT $1",
+        f"SELECT * {_LISTED} AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $1",
         limit,
-        *(before or (None, None)),
+        *(before or START),
     )
     return [_graph(row) for row in rows]
 
 
 async def count(connection: Queryable) -> int:
-    return await connection.fetchval("SELECT count(*) FROM graphs WHERE is_active AND included_in IS NULL")
+    """How many there are: exactly, if they are few."""
+    return await total(connection, f"SELECT id {_LISTED}", ())
 
 
 def _graph(row: Record) -> StoredGraph:

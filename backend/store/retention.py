@@ -13,13 +13,14 @@ from backend.store.connection import Pool, Queryable
 # Runs, not counting those below them, that are deleted in one transaction.
 AT_ONCE = 200
 
-NOTHING_BELOW = "NOT EXISTS (SELECT FROM runs WHERE parent_run_id = ended.id AND ended_at IS NULL)"
+# Counted for each run on its own: for EXISTS, PostgreSQL may read all runs there are.
+NOTHING_BELOW = "(SELECT count(*) FROM runs WHERE parent_run_id = ended.id AND ended_at IS NULL) = 0"
 
 # A run whose parent is gone is on its own.
 OLD = f"""
     SELECT id FROM runs AS ended WHERE ended_at < now() - make_interval(days => $1) AND {NOTHING_BELOW}
-        AND (parent_run_id IS NULL OR NOT EXISTS (SELECT FROM runs WHERE id = ended.parent_run_id))
-    LIMIT {AT_ONCE}
+        AND (parent_run_id IS NULL OR (SELECT count(*) FROM runs WHERE id = ended.parent_run_id) = 0)
+    ORDER BY ended_at LIMIT {AT_ONCE}
 """
 
 BEYOND = f"""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from asyncpg import Record
 
 from backend.store.connection import Queryable
+from backend.store.lists import START, Place, total
 from backend.store.runs import StoredRun
 
 
@@ -95,33 +96,36 @@ async def of_run(connection: Queryable, run_id: UUID) -> list[StoredReview]:
     return [_review(row) for row in rows]
 
 
+class Wanted(TypedDict, total=False):
+    """Which reviews are looked for: those that meet all that is given."""
+
+    run_id: UUID | None
+    status: str | None
+
+
 async def page(
-    connection: Queryable,
-    *,
-    limit: int,
-    before: tuple[datetime, UUID] | None = None,
-    run_id: UUID | None = None,
-    status: str | None = None,
+    connection: Queryable, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredReview]:
     """Reviews, newest first, from just after the row at `before`."""
-    rows = await connection.fetch(
-        f"{_REVIEWS} WHERE ($2::timestamptz IS NULL OR (reviews.created_at, reviews.id) < ($2, $3::uuid))"
-        " AND ($4::uuid IS NULL OR run_id = $4) AND ($5::text IS NULL OR reviews.status = $5)"
-        " ORDER BY reviews.created_at DESC, reviews.id DESC LIMIT $1",
-        limit,
-        *(before or (None, None)),
-        run_id,
-        status,
-    )
-    return [_review(row) for row in rows]
+    query, arguments = _listing(_REVIEWS, before or START, **wanted)
+    return [_review(row) for row in await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)]
 
 
-async def count(connection: Queryable, *, run_id: UUID | None = None, status: str | None = None) -> int:
-    return await connection.fetchval(
-        "SELECT count(*) FROM reviews WHERE ($1::uuid IS NULL OR run_id = $1) AND ($2::text IS NULL OR status = $2)",
-        run_id,
-        status,
-    )
+async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
+    """How many there are: exactly, if they are few."""
+    query, arguments = _listing("SELECT reviews.id FROM reviews", START, **wanted)
+    return await total(connection, query, arguments)
+
+
+def _listing(reviews: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
+    arguments: list[object] = [*before]
+    conditions = ["(reviews.created_at, reviews.id) < ($1, $2)"]
+    for column in ("run_id", "status"):
+        if value := wanted.get(column):
+            arguments.append(value)
+            conditions.append(f"reviews.{column} = ${len(arguments)}")
+    where = " AND ".join(conditions)
+    return f"{reviews} WHERE {where} ORDER BY reviews.created_at DESC, reviews.id DESC", arguments
 
 
 async def lock_run(connection: Queryable, run_id: UUID) -> str | None:

@@ -14,6 +14,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from backend.store.connection import Queryable
+from backend.store.lists import START, Place, total
 
 # Channel of NOTIFY, as the statements below name it. A notification is a hint to look, never the news itself.
 QUEUED = "run_queued"
@@ -181,32 +182,58 @@ class Wanted(TypedDict, total=False):
     parent_run_id: UUID | None
 
 
-_WANTED = (
-    "($1::uuid IS NULL OR graph_id = $1) AND ($2::text[] IS NULL OR status = ANY($2))"
-    " AND ($3::uuid IS NULL OR parent_run_id = $3)"
+# The runs of each status as there are indexes of them.
+INDEXED = {
+    "QUEUED": (
+        "status = 'QUEUED' AND NOT paused AND NOT limited",
+        "status = 'QUEUED' AND NOT paused AND limited",
+        "status = 'QUEUED' AND paused",
+    ),
+    "RUNNING": ("status = 'RUNNING'",),
+    "REVIEW": ("status = 'REVIEW'",),
+    **{status: (f"status = '{status}'",) for status in sorted(ENDED)},
+}
+OPEN = " UNION ALL ".join(
+    f"SELECT id FROM runs WHERE {part}" for status in INDEXED.keys() - ENDED for part in INDEXED[status]
 )
 
 
-def _wanted(wanted: Wanted) -> list[object]:
-    return [wanted.get(name) for name in ("graph_id", "statuses", "parent_run_id")]
-
-
 async def page(
-    connection: Queryable, *, limit: int, before: tuple[datetime, UUID] | None = None, **wanted: Unpack[Wanted]
+    connection: Queryable, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
-    rows = await connection.fetch(
-        f"SELECT * FROM runs WHERE {_WANTED} AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6::uuid))"
-        " ORDER BY created_at DESC, id DESC LIMIT $4",
-        *_wanted(wanted),
-        limit,
-        *(before or (None, None)),
-    )
+    query, arguments = _listing("*", before or START, **wanted)
+    rows = await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)
     return [run_of(row) for row in rows]
 
 
 async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
-    return await connection.fetchval(f"SELECT count(*) FROM runs WHERE {_WANTED}", *_wanted(wanted))
+    """How many there are: exactly, if they are few."""
+    query, arguments = _listing("id, created_at", START, **wanted)
+    return await total(connection, query, arguments)
+
+
+def _listing(columns: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
+    """A query of its own for what is given: one for all would be planned for all, and read every run there is."""
+    arguments: list[object] = [*before]
+    conditions = ["(created_at, id) < ($1, $2)"]
+    for column in ("graph_id", "parent_run_id"):
+        if value := wanted.get(column):
+            arguments.append(value)
+            conditions.append(f"{column} = ${len(arguments)}")
+    parts = _parts(wanted.get("statuses"))
+    found = " UNION ALL ".join(
+        f"SELECT {columns} FROM runs WHERE {' AND '.join([*conditions, part])}" for part in parts
+    )
+    # Those below one run are few, whatever PostgreSQL thinks: it is not to look for them among all from the newest on.
+    apart = " OFFSET 0" if wanted.get("parent_run_id") else ""
+    return f"SELECT * FROM ({found}{apart}) AS runs ORDER BY created_at DESC, id DESC", arguments
+
+
+def _parts(statuses: Sequence[str] | None) -> Sequence[str]:
+    if statuses is None:
+        return ["true"]
+    return [part for status in dict.fromkeys(statuses) for part in INDEXED.get(status, ())] or ["false"]
 
 
 def run_of(row: Record) -> StoredRun:

@@ -25,8 +25,9 @@ async def unfinished_runs(connection: Queryable) -> dict[str, int]:
 async def oldest_queued(connection: Queryable) -> float:
     """The seconds since the oldest run that could begin was asked for; 0 if there is none."""
     return await connection.fetchval(
-        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 FROM runs"
-        " WHERE status = 'QUEUED' AND NOT paused AND NOT limited"
+        # OFFSET 0, or PostgreSQL may look for it among all runs from the oldest on.
+        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8"
+        " FROM (SELECT created_at FROM runs WHERE status = 'QUEUED' AND NOT paused AND NOT limited OFFSET 0) AS queued"
     )
 
 

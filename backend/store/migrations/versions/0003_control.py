@@ -23,6 +23,12 @@ CREATE INDEX runs_queued ON runs (depth DESC, priority DESC, created_at, id)
 CREATE INDEX runs_limited ON runs (graph_id, coalesce(concurrency_key, ''), priority DESC, created_at, id)
     WHERE status = 'QUEUED' AND NOT paused AND limited;
 CREATE INDEX runs_paused ON runs (id) WHERE paused;
+CREATE INDEX runs_ended_as ON runs (status, created_at DESC, id DESC)
+    WHERE status IN ('COMPLETED', 'FAILED', 'TERMINATED');
+CREATE INDEX runs_of_graph_ended_as ON runs (graph_id, status, created_at DESC, id DESC)
+    WHERE status IN ('COMPLETED', 'FAILED', 'TERMINATED');
+DROP INDEX reviews_waiting;
+CREATE INDEX reviews_in ON reviews (status, created_at DESC, id DESC);
 
 CREATE TABLE graph_settings (
     graph_id uuid PRIMARY KEY,
@@ -46,7 +52,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE graph_settings, run_values")
-    op.execute("DROP INDEX runs_queued, runs_limited, runs_paused")
+    op.execute("DROP INDEX runs_queued, runs_limited, runs_paused, runs_ended_as, runs_of_graph_ended_as, reviews_in")
+    op.execute("CREATE INDEX reviews_waiting ON reviews (created_at DESC, id DESC) WHERE status = 'WAITING'")
     op.execute("UPDATE runs SET status = 'TERMINATED', ended_at = now() WHERE paused AND ended_at IS NULL")
     op.execute(
         "ALTER TABLE runs DROP COLUMN priority, DROP COLUMN paused, DROP COLUMN rerun_of, DROP COLUMN input_masks,"

@@ -1,0 +1,201 @@
+"""However many runs are stored, no request and no step of the engine reads more than those it is about."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from backend.settings import Settings
+from backend.store import (
+    control,
+    events,
+    executors,
+    graph_settings,
+    graphs,
+    large_values,
+    lists,
+    queue,
+    retention,
+    reviews,
+    runs,
+    statistics,
+    waking,
+)
+from backend.store.connection import Pool, open_pool
+from backend.store.events import Entry, Event
+from backend.store.identifiers import new_id
+from tests.conftest import execute, of_database
+
+# Rows that one call may read, of the many that there are.
+STORED, READ = 30_000, 1_500
+COMMON, RARE, EXECUTOR = (UUID(int=number) for number in (1, 2, 3))
+PLACE = (datetime(2025, 1, 1, 6, tzinfo=UTC), UUID(int=0))
+
+
+def run(number: int) -> UUID:
+    return UUID(int=number)
+
+
+# All but the oldest 200 have ended, few of them otherwise than well; every tenth is below the one before it.
+FILL = f"""
+INSERT INTO graphs (id, version, name, document)
+SELECT lpad(n::text, 32, '0')::uuid, 1, 'graph', '{{"nodes": []}}' FROM generate_series(1, 2) AS n;
+INSERT INTO executors (id, name) VALUES ('{EXECUTOR}', 'executor');
+INSERT INTO runs (
+    id, graph_id, graph_version, status, inputs, attempt, executor, created_at, ended_at, parent_run_id, depth,
+    parent_waits, paused, limited, node_runs, wake_at
+)
+SELECT
+    lpad(to_hex(n), 32, '0')::uuid, lpad(CASE WHEN n % 1000 = 0 THEN '2' ELSE '1' END, 32, '0')::uuid, 1, status,
+    '{{}}', 1, CASE WHEN n <= 20 THEN '{EXECUTOR}'::uuid END, time,
+    CASE WHEN n > 300 THEN time WHEN n > 200 THEN timestamptz '2020-01-01' END,
+    CASE WHEN n > 200 AND n % 10 = 1 THEN lpad(to_hex(n - 1), 32, '0')::uuid END,
+    CASE WHEN n % 10 = 1 THEN 1 ELSE 0 END, n % 5000 = 1, n BETWEEN 180 AND 200, n BETWEEN 160 AND 180, 1,
+    CASE WHEN n BETWEEN 21 AND 30 THEN '2020-01-01'::timestamptz END
+FROM generate_series(1, {STORED}) AS n,
+    LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 s' AS time, CASE
+        WHEN n <= 30 THEN 'RUNNING' WHEN n <= 50 THEN 'REVIEW' WHEN n <= 200 THEN 'QUEUED'
+        WHEN n % 7000 = 0 THEN 'FAILED' WHEN n % 8000 = 0 THEN 'TERMINATED' ELSE 'COMPLETED' END AS status) AS state;
+INSERT INTO run_events (run_id, number, type, data, created_at)
+SELECT id, number, type, '{{"node_run":1}}', created_at
+FROM runs, (VALUES (1, 'run.queued'), (2, 'node.started')) AS event (number, type);
+INSERT INTO run_values (run_id, hash, value) SELECT id, 'hash', '1' FROM runs;
+INSERT INTO reviews (id, run_id, node_run, node_id, instructions, editable, status, created_at)
+SELECT id, id, 1, 'n', '', true,
+    CASE status WHEN 'REVIEW' THEN 'WAITING' WHEN 'FAILED' THEN 'REJECTED' ELSE 'APPROVED' END, created_at
+FROM runs;
+ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+def full(postgres: str, migrated_template: str) -> str:
+    execute(postgres, f"CREATE DATABASE full_of_runs TEMPLATE {migrated_template}")
+    dsn = of_database(postgres, "full_of_runs")
+    execute(dsn, FILL)
+    return dsn
+
+
+@pytest.fixture(params=["auto", "force_generic_plan"])
+async def pool(full: str, request: pytest.FixtureRequest) -> AsyncIterator[Pool]:
+    """One connection; statements that are prepared, as ours are, come to be planned without their arguments."""
+    async with await open_pool(Settings(database_url=full), size=1) as pool:
+        await pool.execute(f"SET plan_cache_mode = {request.param}")
+        yield pool
+
+
+async def read(pool: Pool, doing: Awaitable[object]) -> int:
+    """How many rows, or entries of indexes, are looked at."""
+    before = await looked_at(pool)
+    await doing
+    return await looked_at(pool) - before
+
+
+async def looked_at(pool: Pool) -> int:
+    await pool.execute("SELECT pg_stat_force_next_flush()")
+    return await pool.fetchval(
+        "SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables)::int8"
+        " + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)::int8"
+    )
+
+
+ENTRIES = [
+    Entry(run(1), 1, [Event(3, "node.output", "{}", large=[("new", b"1")])]),
+    Entry(run(2), 1, [Event(3, "run.completed", "{}")], "COMPLETED"),
+]
+NEW = Event(1, "run.queued", "{}")
+ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
+    "queue a run": lambda pool: runs.insert(pool, new_id(), COMMON, 1, {}),
+    "claim": lambda pool: queue.claim(pool, uuid4(), 10),
+    "claim, few at a time": lambda pool: queue.claim(pool, uuid4(), 10, at_most=50),
+    "write": lambda pool: events.append(pool, ENTRIES),
+    "write of a new run": lambda pool: events.add(pool, new_id(), [NEW]),
+    "hand over": lambda pool: queue.release(pool, EXECUTOR),
+    "rescue": lambda pool: queue.rescue(pool),
+    "told": lambda pool: control.told(pool, EXECUTOR),
+    "wake": lambda pool: waking.wake(pool, run(40)),
+    "wake those that are due": lambda pool: waking.wake_due(pool),
+    "woken": lambda pool: waking.woken(pool, EXECUTOR),
+    "take what is woken": lambda pool: waking.take_waking(pool, EXECUTOR, run(1)),
+    "parents to tell": lambda pool: waking.parents_to_tell(pool),
+    "news of those below": lambda pool: runs.newest_of_children(pool, run(1000)),
+    "is anything below": lambda pool: runs.has_open_children(pool, run(1000)),
+    "ask for a review": lambda pool: reviews.lock_run(pool, run(31)),
+    "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
+    "delete what is old": lambda pool: retention.delete_old(pool, 1000),
+    "what is beyond the newest": lambda pool: pool.fetch(retention.BEYOND, COMMON, 100),
+}
+REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
+    "graph": lambda pool: graphs.get(pool, COMMON),
+    "graphs": lambda pool: graphs.page(pool, limit=21),
+    "number of graphs": lambda pool: graphs.count(pool),
+    "run": lambda pool: runs.get(pool, run(1000)),
+    "its events": lambda pool: events.read_all(pool, run(1000)),
+    "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
+    "its node runs": lambda pool: statistics.node_run_counts(pool, [run(1000)]),
+    "node runs of a page": lambda pool: statistics.node_run_counts(pool, [run(n) for n in range(1, 2000, 20)]),
+    "metrics": lambda pool: statistics.unfinished_runs(pool),
+    "oldest in the queue": lambda pool: statistics.oldest_queued(pool),
+    "stop": lambda pool: control.request_stop(pool, run(100)),
+    "pause": lambda pool: control.pause(pool, run(101)),
+    "resume": lambda pool: control.resume(pool, run(101)),
+    "limit of a graph": lambda pool: graph_settings.limit_runs(pool, COMMON, 5),
+    "reviews of a run": lambda pool: reviews.of_run(pool, run(1000)),
+}
+
+
+@pytest.mark.parametrize("calls", [ENGINE, REQUESTS], ids=["engine", "requests"])
+async def test_each_reads_what_it_is_about(pool: Pool, calls: dict[str, Callable[[Pool], Awaitable[object]]]):
+    looked = {name: await read(pool, call(pool)) for name, call in calls.items()}
+    assert {name: rows for name, rows in looked.items() if rows >= READ} == {}
+
+
+STATUSES = [None, ["COMPLETED"], ["FAILED"], ["TERMINATED", "QUEUED"], ["RUNNING", "REVIEW"], ["INCOMPLETE"]]
+
+
+@pytest.mark.parametrize("parent", [None, run(1000)], ids=["any", "parent"])
+@pytest.mark.parametrize("graph", [None, COMMON, RARE, uuid4()], ids=["any", "common", "rare", "unknown"])
+async def test_a_list_of_runs_reads_its_page(
+    pool: Pool, graph: UUID | None, parent: UUID | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lists, "COUNTED", 100)
+    for statuses in STATUSES:
+        wanted: runs.Wanted = {"graph_id": graph, "statuses": statuses, "parent_run_id": parent}
+        for before in (None, PLACE):
+            assert await read(pool, runs.page(pool, limit=21, before=before, **wanted)) < READ, (statuses, before)
+        assert await read(pool, runs.count(pool, **wanted)) < READ, statuses
+
+
+@pytest.mark.parametrize("run_id", [None, run(1000)], ids=["any", "run"])
+async def test_a_list_of_reviews_reads_its_page(pool: Pool, run_id: UUID | None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lists, "COUNTED", 100)
+    for status in (None, "WAITING", "APPROVED", "REJECTED"):
+        wanted: reviews.Wanted = {"run_id": run_id, "status": status}
+        for before in (None, PLACE):
+            assert await read(pool, reviews.page(pool, limit=21, before=before, **wanted)) < READ, (status, before)
+        assert await read(pool, reviews.count(pool, **wanted)) < READ, status
+
+
+async def test_a_list_has_all_that_is_wanted_newest_first(pool: Pool):
+    every = [row["id"] for row in await pool.fetch("SELECT id FROM runs ORDER BY created_at DESC, id DESC LIMIT 50")]
+    assert [run.id for run in await runs.page(pool, limit=50)] == every
+    listed = [run for status in runs.INDEXED for run in await runs.page(pool, limit=50, statuses=[status])]
+    newest = sorted(listed, key=lambda run: (run.created_at, run.id), reverse=True)[:50]
+    assert await runs.page(pool, limit=50, statuses=[*runs.INDEXED, "INCOMPLETE"]) == newest
+    assert [run.id for run in newest] == every
+
+
+async def test_few_are_counted_and_many_are_estimated(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    stored = await pool.fetchval("SELECT count(*) FROM runs")
+    assert await runs.count(pool) == pytest.approx(stored, rel=0.2)
+    failed = await pool.fetchval("SELECT count(*) FROM runs WHERE status = 'FAILED'")
+    assert await runs.count(pool, statuses=["FAILED"]) == failed
+    assert await runs.count(pool, statuses=["INCOMPLETE"]) == 0
+    monkeypatch.setattr(lists, "COUNTED", 2 * stored)
+    assert await runs.count(pool) == stored
+    await pool.execute("CREATE TEMPORARY TABLE new AS SELECT FROM generate_series(1, 50)")
+    monkeypatch.setattr(lists, "COUNTED", 10)
+    assert await lists.total(pool, "SELECT FROM new WHERE random() < 2 AND random() < 2 AND random() < 2", ()) >= 11
