@@ -13,6 +13,8 @@ from backend.store.events import Entry
 
 # Entries in one commit: enough to fill a round trip, few enough that none waits long.
 BATCH = 500
+# Bytes of values in one commit, unless a single entry has more: a batch has to fit into one message of PostgreSQL.
+BATCH_BYTES = 8 * 1024 * 1024
 # Seconds between attempts while the database is away.
 RETRY_EVERY = 0.25
 
@@ -47,10 +49,17 @@ class Journal:
             self._idle.set()
 
     async def _write_batch(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        batch = self._next_batch()
         owned = await self._append([entry for entry, _ in batch])
         for entry, written in batch:
             written(entry.run_id in owned)
+
+    def _next_batch(self) -> list[tuple[Entry, Callable[[bool], None]]]:
+        batch = [self._waiting.popleft()]
+        size = batch[0][0].size
+        while self._waiting and len(batch) < BATCH and (size := size + self._waiting[0][0].size) <= BATCH_BYTES:
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _append(self, entries: list[Entry]) -> set[UUID]:
         while True:

@@ -48,6 +48,11 @@ class Entry:
     wake_at: datetime | None = None
     node_runs: int | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of its values, about."""
+        return sum(len(event.data) + sum(len(raw) for _, raw in event.large) for event in self.events)
+
 
 async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
     """Write entries of many runs in one transaction and notify their readers.
