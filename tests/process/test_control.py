@@ -46,9 +46,10 @@ def unit(folder: Path, name: str) -> UnitStatus:
 
 
 def connect(folder: Path) -> socket.socket:
+    address = "\0" + told(folder).control[1:]
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(30)
-    connection.connect("\0" + told(folder).control[1:])
+    connection.connect(address)
     return connection
 
 
@@ -207,24 +208,21 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_clients_that_hang_hurt_nobody(start: Start, tmp_path: Path) -> None:
-    running = start(procfile(tmp_path, flood="yes 01234567890123456789 | head -n 3000000; sleep 1000"))
-    running.until("| 0123")
-    silent, deaf = connect(tmp_path), connect(tmp_path)
-    deaf.sendall(b'{"do": "logs", "follow": true}\n')
-    eventually(lambda: command(tmp_path, "restart", "flood").returncode == 0)
-    supervisor = told(tmp_path).pid
-    missed = 0
-    with deaf.makefile("rb") as answers:
-        for line in answers:
-            missed = json.loads(line).get("missed", 0)
-            if missed:
-                break
-    assert missed > 1000
-    peak = int(Path(f"/proc/{supervisor}/status").read_text().partition("VmHWM:")[2].split()[0])
-    assert peak < 120_000, "kB"
-    running.end(signal.SIGINT)
-    silent.close()
-    deaf.close()
+    flood = "until [ -e go ]; do sleep 0.02; done; yes 01234567890123456789 | head -n 300000; echo all; sleep 1000"
+    running = ready(start(procfile(tmp_path, flood=f"echo here; {flood}")))
+    with connect(tmp_path), connect(tmp_path) as deaf:
+        deaf.sendall(b'{"do": "logs", "follow": true}\n')
+        deaf.recv(1, socket.MSG_PEEK)  # from now on it is followed
+        (tmp_path / "go").touch()
+        running.until("| all")
+        assert command(tmp_path, "restart", "flood").returncode == 0
+        supervisor, missed = told(tmp_path).pid, 0
+        with deaf.makefile("rb") as answers:
+            while missed <= 1000:
+                missed += json.loads(answers.readline()).get("missed", 0)
+        peak = int(Path(f"/proc/{supervisor}/status").read_text().partition("VmHWM:")[2].split()[0])
+        assert peak < 120_000, "kB"
+        running.end(signal.SIGINT)
     assert running.nothing_is_left()
 
 
