@@ -191,7 +191,8 @@ async def test_stopping_a_run_stops_those_below_it_first(engine: Engine):
     assert {each.node_id: each.status for each in history.node_runs.values()}["c"] == "TERMINATED"
 
 
-async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine):
+async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("backend.execution.executor.FINISH_WITHIN", 0.1)  # the node at its gate does not
     parent = await calling(engine, await gated_child(engine))
     async with engine.worker():
         run_id, child_id = await parked_caller(engine, parent, x=1)
