@@ -30,6 +30,10 @@ class TaskFailed(Exception):
         self.line = line
 
 
+class _Died(Exception):
+    """A helper ended before it answered, and not because the time was over."""
+
+
 class Helpers:
     """The helper processes of an event loop, started when needed, each doing one task at a time."""
 
@@ -53,12 +57,24 @@ class Helpers:
 
     async def _ask(self, task: Task, request: bytes) -> dict[str, Any]:
         self._idle = [helper for helper in self._idle if helper.returncode is None]
-        helper = self._idle.pop() if self._idle else await self._start()
+        if self._idle:
+            try:
+                return await self._ask_one(self._idle.pop(), task, request)
+            except _Died:
+                pass  # perhaps before it got this task, which nobody has told us yet
+        try:
+            return await self._ask_one(await self._start(), task, request)
+        except _Died:
+            raise BlockError(f"The {task} needs more memory than it may have: make it simpler.") from None
+
+    async def _ask_one(self, helper: Process, task: Task, request: bytes) -> dict[str, Any]:
         try:
             reply = await asyncio.wait_for(_exchange(helper, request), self._seconds + GRACE)
         except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as error:
-            status = None if isinstance(error, TimeoutError) else await helper.wait()
-            raise BlockError(self._limit_met(task, status)) from None
+            if isinstance(error, TimeoutError) or await helper.wait() == -signal.SIGALRM:
+                message = f"The {task} took more than {self._seconds:g} seconds: make it simpler."
+                raise BlockError(message) from None
+            raise _Died from None
         else:
             self._idle.append(helper)
             return reply
@@ -73,11 +89,6 @@ class Helpers:
         command = (sys.executable, "-P", "-m", "backend.blocks._helper", str(self._seconds))
         environment = {**kept, "PYTHONPATH": root}
         return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment)
-
-    def _limit_met(self, task: Task, status: int | None) -> str:
-        if status in (None, -signal.SIGALRM):
-            return f"The {task} took more than {self._seconds:g} seconds: make it simpler."
-        return f"The {task} needs more memory than it may have: make it simpler."
 
 
 async def _exchange(helper: Process, request: bytes) -> dict[str, Any]:

@@ -77,6 +77,16 @@ async def test_a_helper_that_was_killed_is_replaced(helpers: Helpers, children: 
     assert await fill(helpers, "{{ 2 * 3 }}") == "6"
 
 
+async def test_a_task_is_done_though_the_helper_died_a_moment_ago(helpers: Helpers, children: Children) -> None:
+    before = children()
+    await fill(helpers, "{{ 2 * 3 }}")
+    (helper,) = children() - before
+
+    os.kill(helper, signal.SIGKILL)  # of which the event loop has heard nothing yet
+
+    assert await fill(helpers, "{{ 2 * 3 }}") == "6"
+
+
 async def test_an_error_within_the_limits_says_where(helpers: Helpers) -> None:
     with pytest.raises(TaskFailed, match="undefined") as raised:
         await fill(helpers, "\n{{ a.b }}")
