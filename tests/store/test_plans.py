@@ -142,6 +142,7 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "stop": lambda pool: control.request_stop(pool, run(100)),
     "pause": lambda pool: control.pause(pool, run(101)),
     "resume": lambda pool: control.resume(pool, run(101)),
+    "delete a run": lambda pool: retention.delete_run(pool, run(2000)),
     "limit of a graph": lambda pool: graph_settings.limit_runs(pool, COMMON, 5),
     "reviews of a run": lambda pool: reviews.of_run(pool, run(1000)),
 }
