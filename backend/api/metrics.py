@@ -29,7 +29,7 @@ class Metrics:
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         known = scope.get("route")
-        method, route = (scope["method"], known.path) if known else ("other", "none")
+        method, route = (scope["method"], known.path_format) if known else ("other", "none")
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 

@@ -64,7 +64,7 @@ RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable) | {
 
 
 @router.post(
-    "/{run_id}/rerun",
+    "/{run_id:uuid}/rerun",
     status_code=202,
     operation_id="rerun_run",
     summary="Run again, wholly or from some nodes on",
@@ -83,7 +83,7 @@ async def rerun_(run_id: UUID, use: Use, response: Response, body: Rerun | None 
 
 
 @router.post(
-    "/{run_id}/fork",
+    "/{run_id:uuid}/fork",
     status_code=202,
     operation_id="fork_run",
     summary="Run again with other inputs",
@@ -104,7 +104,7 @@ def _differs(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 @router.post(
-    "/{run_id}/retry",
+    "/{run_id:uuid}/retry",
     status_code=202,
     operation_id="retry_run",
     summary="Try again what failed",

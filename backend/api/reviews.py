@@ -100,7 +100,7 @@ async def list_(
 
 
 @router.post(
-    "/{run_id}/reviews",
+    "/{run_id:uuid}/reviews",
     status_code=202,
     operation_id="decide_reviews",
     summary="Decide",

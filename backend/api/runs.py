@@ -238,13 +238,13 @@ async def list_(
     )
 
 
-@router.get("/runs/{run_id}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
+@router.get("/runs/{run_id:uuid}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
 async def show(run_id: UUID, use: Use) -> RunDetail:
     return await read_detail(use.database, run_id)
 
 
 @router.post(
-    "/runs/{run_id}/stop",
+    "/runs/{run_id:uuid}/stop",
     status_code=202,
     operation_id="stop_run",
     summary="Stop a run",
@@ -256,7 +256,7 @@ async def stop(run_id: UUID, use: Use) -> RunSummary:
 
 
 @router.post(
-    "/runs/{run_id}/pause",
+    "/runs/{run_id:uuid}/pause",
     status_code=202,
     operation_id="pause_run",
     summary="Pause a run",
@@ -269,7 +269,7 @@ async def pause(run_id: UUID, use: Use) -> RunSummary:
 
 
 @router.post(
-    "/runs/{run_id}/resume",
+    "/runs/{run_id:uuid}/resume",
     status_code=202,
     operation_id="resume_run",
     summary="Resume a run that was paused",
@@ -281,7 +281,7 @@ async def resume(run_id: UUID, use: Use) -> RunSummary:
 
 
 @router.delete(
-    "/runs/{run_id}",
+    "/runs/{run_id:uuid}",
     status_code=204,
     operation_id="delete_run",
     summary="Delete a run that has ended",

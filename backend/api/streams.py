@@ -77,7 +77,7 @@ LastEventId = Annotated[
 
 
 @router.get(
-    "/runs/{run_id}/events",
+    "/runs/{run_id:uuid}/events",
     operation_id="stream_run_events",
     summary="Follow a run as Server-Sent Events",
     status_code=200,
