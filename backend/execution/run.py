@@ -453,7 +453,7 @@ class Run:
             data = self._gather(self._plan.nodes[inputs.node_id], inputs)
         except PinError:
             data = inputs.values
-        return failure.describe(self._plan, self._stored.inputs, inputs.node_id, inputs.number, error, data)
+        return failure.describe(self._plan, self._stored, inputs.node_id, inputs.number, error, data)
 
     def _end(self, events: list[Event], status: str, error: str | None, wake_at: datetime | None = None) -> None:
         self._over = True
