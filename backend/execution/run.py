@@ -328,7 +328,9 @@ class Run:
                 async for pin, value in outputs:
                     self._take(node, inputs, left, pin, value)
                     await self._until_there_is_room()
-        except Exception as raised:
+        except (Exception, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
+                raise
             return self._reason(node, raised, f"took longer than {seconds:g} s" if limit.expired() else None)
         return None
 
@@ -504,6 +506,12 @@ class Run:
 
     def _node_event(self, type: str, of: NodeInputs, **data: Any) -> Event:
         return self._event(type, {"node_run": of.number, "node_id": of.node_id, **data})
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody ends the task that runs, and a block does not merely say so of something of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _as_json(pin: str, value: Any) -> bytes:

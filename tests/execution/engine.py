@@ -135,6 +135,20 @@ class FailBlock(TestBlock):
                 raise BlockError("cannot be done")
 
 
+class FlakyBlock(TestBlock):
+    """Puts out which call of its name this is, and fails in the first `a` of them."""
+
+    id = "flaky"
+
+    async def run(self, input: TestBlock.Input, context: Context) -> Pins:
+        calls.append(input.name)
+        number = calls.count(input.name)
+        yield "out", f"try {number}"
+        if number <= input.a:
+            raise BlockError(f"try {number} failed")
+        yield "out", "done"
+
+
 class VaultBlock(TestBlock):
     """Fails, with a secret."""
 
