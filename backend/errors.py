@@ -121,6 +121,18 @@ class RunEnded(Conflict):
     code, title = "run_ended", "The run has ended"
 
 
+class RunNotEnded(Conflict):
+    """A run can be run again once it has ended."""
+
+    code, title = "run_not_ended", "The run has not ended"
+
+
+class NothingFailed(Conflict):
+    """A run that completed has nothing to be tried again."""
+
+    code, title = "nothing_failed", "Nothing in the run failed"
+
+
 class TooLarge(ApiError):
     """The body is larger than this server takes."""
 
@@ -155,6 +167,12 @@ class InvalidInputs(Unprocessable):
     """The inputs of the run are not those the graph asks for; `problems` names them."""
 
     code, title = "invalid_inputs", "The inputs do not fit the graph"
+
+
+class UnknownNode(Unprocessable):
+    """The graph has no node with this id."""
+
+    code, title = "unknown_node", "The graph has no such node"
 
 
 class NotEditable(Unprocessable):

@@ -7,7 +7,19 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from backend.api import blocks, graphs, health, openapi, pages, problem, reviews, runs, streams
+from backend.api import (
+    blocks,
+    graph_settings,
+    graphs,
+    health,
+    openapi,
+    pages,
+    problem,
+    reruns,
+    reviews,
+    runs,
+    streams,
+)
 from backend.api.metrics import Metrics
 from backend.api.middleware import LocalGuard, Observed
 from backend.api.services import Services
@@ -61,7 +73,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, runs, streams, blocks, health, pages):
+    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, health, pages):
         app.include_router(resource.router)
     app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
     app.add_middleware(Observed, metrics=services.metrics)

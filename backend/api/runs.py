@@ -28,9 +28,11 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution.history import History, NodeRun, fold
-from backend.graphs.validation import Problem, check_inputs
+from backend.graphs.graph import Graph
+from backend.graphs.validation import Problem, check_inputs, check_masks
 from backend.store import control, events, runs
 from backend.store.connection import Queryable
+from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id, node_run_id
 from backend.store.runs import StoredRun
 from backend.store.statistics import node_run_counts
@@ -43,10 +45,34 @@ router = APIRouter(prefix="/api/v2", tags=["runs"], route_class=JsonRoute)
 Status = Literal["INCOMPLETE", "QUEUED", "RUNNING", "COMPLETED", "TERMINATED", "FAILED", "REVIEW"]
 
 
+Priority = Annotated[int, Field(ge=-100, le=100, description="of queued runs those of a higher one begin first")]
+
+
 class StartRun(BaseModel):
     """What a run begins with: a value for each input of the graph that has none of its own."""
 
     inputs: dict[str, Any] = Field(default={}, examples=[{"Input": 5}])
+    nodes_input_masks: dict[str, dict[str, Any]] | None = Field(
+        default=None, description="values for pins of nodes, by the id of the node, in place of whatever comes to them"
+    )
+    priority: Priority = 0
+    concurrency_key: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00]+$",
+        description="of all runs with this key no more than `concurrency_limit` are at work at a time; others wait",
+    )
+    concurrency_limit: int = Field(default=1, ge=1, le=10_000, description="only with a `concurrency_key`")
+
+    def options(self) -> runs.Options:
+        """What is kept of them with the run."""
+        return {
+            "priority": self.priority,
+            "input_masks": self.nodes_input_masks or None,
+            "concurrency_key": self.concurrency_key,
+            "concurrency_limit": self.concurrency_limit if self.concurrency_key else None,
+        }
 
 
 class RunSummary(BaseModel):
@@ -65,6 +91,10 @@ class RunSummary(BaseModel):
     node_exec_count: int = Field(description="node executions begun so far, with those of the runs below it")
     parent_run_id: UUID | None = Field(description="the run of which a node began this one")
     parent_node_exec_id: UUID | None = Field(description="the node execution that began it")
+    rerun_of: UUID | None = Field(description="the run that this one runs again, wholly or in part")
+    priority: int
+    paused: bool = Field(description="it is to rest; it does once the nodes at work have finished")
+    concurrency_key: str | None
 
 
 class NodeExecution(BaseModel):
@@ -80,6 +110,8 @@ class NodeExecution(BaseModel):
     error: str | None
     started_at: datetime
     ended_at: datetime | None
+    retries: int = Field(description="how often it was tried again")
+    kept: bool = Field(description="it was not executed by this run, but by the one that this is a rerun of")
 
 
 class Warning(BaseModel):
@@ -150,19 +182,30 @@ async def start(
 ) -> RunDetail:
     """The run goes on whatever becomes of this request. With `wait`, the answer comes when it has ended (200), or shows
     it as it is when the time is over (202)."""
-    inputs = body.inputs if body else {}
+    body = body or StartRun()
     stored = await existing_graph(use.database, graph_id, version)
-    checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(use.database, checked.graph))
-    _refuse(InvalidInputs, check_inputs(checked.graph, registry.catalogue(), inputs))
-    run = await runs.insert(use.database, new_id(), stored.id, stored.version, inputs)
+    check_values(await runnable(use.database, stored), body.inputs, body.nodes_input_masks or {})
+    run = await runs.insert(use.database, new_id(), stored.id, stored.version, body.inputs, **body.options())
     response.headers["Location"] = f"{router.prefix}/runs/{run.id}"
     if not wait:
         return _detail(run, History(), 0)
     await use.feed.wait_for_end(run.id, wait)
-    detail = await _read_detail(use.database, run.id)
+    detail = await read_detail(use.database, run.id)
     response.status_code = 200 if detail.ended_at else 202
     return detail
+
+
+async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
+    """The graph, or GraphNotRunnable."""
+    checked = check(stored)
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, checked.graph))
+    return checked.graph
+
+
+def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
+    """Raises InvalidInputs if no run of the graph can begin with them."""
+    catalogue = registry.catalogue()
+    _refuse(InvalidInputs, check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks))
 
 
 def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
@@ -195,7 +238,7 @@ async def list_(
 
 @router.get("/runs/{run_id}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
 async def show(run_id: UUID, use: Use) -> RunDetail:
-    return await _read_detail(use.database, run_id)
+    return await read_detail(use.database, run_id)
 
 
 @router.post(
@@ -207,10 +250,38 @@ async def show(run_id: UUID, use: Use) -> RunDetail:
 )
 async def stop(run_id: UUID, use: Use) -> RunSummary:
     """A run that has ended already is answered as it is; so stopping twice does no harm."""
-    run = await control.request_stop(use.database, run_id)
+    return await _answer(use.database, run_id, await control.request_stop(use.database, run_id))
+
+
+@router.post(
+    "/runs/{run_id}/pause",
+    status_code=202,
+    operation_id="pause_run",
+    summary="Pause a run",
+    responses=documented(UnknownRun),
+)
+async def pause(run_id: UUID, use: Use) -> RunSummary:
+    """The run and those below it begin no more nodes. Those at work finish; then the run rests in the database until it
+    is resumed or stopped. A run that has ended is answered as it is."""
+    return await _answer(use.database, run_id, await control.pause(use.database, run_id))
+
+
+@router.post(
+    "/runs/{run_id}/resume",
+    status_code=202,
+    operation_id="resume_run",
+    summary="Resume a run that was paused",
+    responses=documented(UnknownRun),
+)
+async def resume(run_id: UUID, use: Use) -> RunSummary:
+    """The run and those below it go on where they were. A run that is not paused is answered as it is."""
+    return await _answer(use.database, run_id, await control.resume(use.database, run_id))
+
+
+async def _answer(database: Queryable, run_id: UUID, run: StoredRun | None) -> RunSummary:
     if run is None:
         raise _unknown(run_id)
-    counts = await node_run_counts(use.database, [run.id])
+    counts = await node_run_counts(database, [run.id])
     return RunSummary(**_summary(run, counts.get(run.id, 0)))
 
 
@@ -226,7 +297,8 @@ def _unknown(run_id: UUID) -> UnknownRun:
     return UnknownRun(f"There is no run {run_id}.")
 
 
-async def _read_detail(database: Queryable, run_id: UUID) -> RunDetail:
+async def read_detail(database: Queryable, run_id: UUID) -> RunDetail:
+    """The run with all that has happened in it, or UnknownRun."""
     # In this order: a run seen as ended has all its events.
     run = await existing_run(database, run_id)
     history = fold(await events.read_all(database, run_id))

@@ -90,7 +90,7 @@ class History:
             number=data["node_run"],
             node_id=data["node_id"],
             block_id=data["block_id"],
-            status="RUNNING",
+            status="QUEUED" if event.type == "node.kept" else "RUNNING",
             inputs=data["inputs"],
             started_at=event.created_at,
             outputs=earlier.outputs if earlier else {},

@@ -461,7 +461,7 @@ class Run:
         self._over = True
         self._cancel()
         if self._pausing and status not in ENDED:
-            events.append(self._event("run.paused", {}))
+            events.append(self._event("run.paused", {"status": status}))
         entry = Entry(self.id, self._stored.attempt, events, status, error, wake_at, len(self._begun))
         self._journal.append(entry, lambda _: self._let_go(status in ENDED))
 

@@ -58,6 +58,27 @@ def check_inputs(graph: Graph, catalogue: Catalogue, inputs: Mapping[str, Any]) 
     return list(islice(_input_problems(schema["properties"], schema["required"], inputs), MAX_PROBLEMS))
 
 
+def check_masks(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """Why a run of the graph, which can run, cannot begin with these values for its nodes, {node id: {pin: value}}."""
+    nodes = {node.id: node for node in graph.nodes}
+    found = (each for id, mask in masks.items() for each in _mask_problems(nodes.get(id), catalogue, id, mask))
+    return list(islice(found, MAX_PROBLEMS))
+
+
+def _mask_problems(node: Node | None, catalogue: Catalogue, node_id: str, mask: Mapping[str, Any]) -> Iterator[Problem]:
+    node_id = printable(node_id)
+    if node is None:
+        yield Problem(code="unknown_node", message=f"The agent has no node {node_id}.", node_id=node_id)
+    elif not node.settings.disabled and (spec := catalogue.get(node.block_id)):
+        inputs = interface(node, spec).inputs
+        for pin, value in mask.items():
+            reason = None if base(pin) in inputs else "is none of its pins"
+            if reason := reason or mismatch(value, inputs.get(pin, {})):
+                pin = printable(pin)
+                message = f"The value for `{pin}` of the node {node_id} cannot be used: it {reason}."
+                yield Problem(code="invalid_value", message=message, node_id=node_id, pin=pin)
+
+
 def _input_problems(known: Mapping[str, Any], required: list[str], inputs: Mapping[str, Any]) -> Iterator[Problem]:
     for name in required:
         if name not in inputs:

@@ -68,12 +68,12 @@ async def pause(pool: Pool, id: UUID) -> StoredRun | None:
 # An executor that lets go of a run which it was told to pause writes the event itself.
 PAUSE_MARKED = f"""
     {TREE}, resting AS (
-        SELECT id, number, type FROM tree, LATERAL (
+        SELECT id, status, number, type FROM tree JOIN runs USING (id), LATERAL (
             SELECT number, type FROM run_events WHERE run_id = tree.id ORDER BY number DESC LIMIT 1
-        ) AS last WHERE executor IS NULL AND type <> 'run.paused'
+        ) AS last WHERE tree.executor IS NULL AND type <> 'run.paused'
     ), event AS (
         INSERT INTO run_events (run_id, number, type, data, created_at)
-        SELECT id, number + 1, 'run.paused', '{{}}', now() FROM resting
+        SELECT id, number + 1, 'run.paused', json_build_object('status', status), now() FROM resting
     )
     SELECT pg_notify('run_pause', id::text), pg_notify('run_events', id::text) FROM tree
 """

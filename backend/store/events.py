@@ -120,6 +120,24 @@ def _notifications(run_ids: Sequence[UUID]) -> list[str]:
     return [" ".join(ids[start : start + NOTIFIED_AT_ONCE]) for start in range(0, len(ids), NOTIFIED_AT_ONCE)]
 
 
+async def add(connection: Queryable, run_id: UUID, events: Sequence[Event]) -> None:
+    """Write events of a run that nobody owns yet."""
+    if large := [(run_id, *value) for event in events for value in event.large]:
+        await large_values.insert(connection, large)
+    await connection.execute(
+        """
+        INSERT INTO run_events (run_id, number, type, data, created_at)
+        SELECT $1, number, type, data::json, created_at
+        FROM unnest($2::int[], $3::text[], $4::text[], $5::timestamptz[]) AS event (number, type, data, created_at)
+        """,
+        run_id,
+        [event.number for event in events],
+        [event.type for event in events],
+        [event.data for event in events],
+        [event.created_at for event in events],
+    )
+
+
 async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
     """Every event of a run, in order."""
     return await read(connection, run_id, limit=None)

@@ -61,13 +61,6 @@ async def insert(connection: Queryable, values: Sequence[tuple[UUID, str, bytes]
     )
 
 
-async def copy(connection: Queryable, of: UUID, to: UUID) -> None:
-    """Give a run all the large values of another."""
-    await connection.execute(
-        "INSERT INTO run_values (run_id, hash, value) SELECT $2, hash, value FROM run_values WHERE run_id = $1", of, to
-    )
-
-
 async def put_back(connection: Queryable, run_id: UUID, events: Iterable[dict[str, Any]]) -> None:
     """Complete the data of events of one run by what was stored apart."""
     lacking = [(data, data.pop(APART)) for data in events if APART in data]

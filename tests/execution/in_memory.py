@@ -71,7 +71,7 @@ async def execute(
     history = [Event(1, "run.queued", {})]
     for attempt, lives in enumerate([*deaths, BUDGET], 1):
         journal = MemoryJournal(random, lives)
-        await _attempt(plan, _stored(inputs, masks, attempt), journal, history)
+        await execute_once(plan, stored_run(inputs, masks, attempt), journal, history)
         history += journal.events
         if journal.end:
             break
@@ -79,13 +79,13 @@ async def execute(
     return journal
 
 
-def _stored(inputs: dict[str, Any], masks: dict[str, Any], attempt: int) -> StoredRun:
+def stored_run(inputs: dict[str, Any], masks: dict[str, Any], attempt: int) -> StoredRun:
     now = datetime.now(UTC)
     stored = StoredRun(RUN, RUN, 1, "RUNNING", inputs, None, False, attempt, RUN, now, now, None, None, None, 0)
     return replace(stored, input_masks=masks or None)
 
 
-async def _attempt(plan: Plan, stored: StoredRun, journal: MemoryJournal, history: list[Event]):
+async def execute_once(plan: Plan, stored: StoredRun, journal: MemoryJournal, history: list[Event]):
     run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     async with asyncio.timeout(10):

@@ -164,8 +164,8 @@ def test_a_fault_of_a_node_or_link_is_told_with_its_place(part: dict[str, Any], 
 
 
 def test_a_node_may_say_nothing_of_how_it_is_run():
-    assert read(file(node("a", ADD) | {"settings": None})) == read(file(node("a", ADD)))
-    assert "settings" not in read(file(node("a", ADD))).nodes[0].model_dump()
+    [unsaid] = read(file(node("a", ADD) | {"settings": None})).nodes
+    assert "settings" not in unsaid.model_dump()
 
 
 def test_a_node_without_block_id_is_told():

@@ -1,0 +1,159 @@
+"""Running again what has run: from some nodes on, with other inputs, or only what failed. Each is a run of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from backend.api.body import JsonRoute
+from backend.api.graphs import existing_graph
+from backend.api.openapi import links
+from backend.api.problem import documented
+from backend.api.runs import RunDetail, check_values, existing_run, read_detail, runnable
+from backend.api.services import Services, Use
+from backend.blocks import registry
+from backend.errors import (
+    GraphNotRunnable,
+    InvalidInputs,
+    NothingFailed,
+    RunNotEnded,
+    TooLarge,
+    UnknownNode,
+    UnknownRun,
+    UnsupportedMediaType,
+)
+from backend.execution import rerun
+from backend.graphs.catalogue import BlockKind
+from backend.graphs.faults import printable
+from backend.graphs.graph import Graph
+from backend.graphs.schemas import named_nodes
+from backend.graphs.topology import topology
+from backend.store import events, runs
+from backend.store.events import Event
+from backend.store.identifiers import new_id
+from backend.store.runs import StoredRun
+
+router = APIRouter(prefix="/api/v2/runs", tags=["runs"], route_class=JsonRoute)
+
+
+class Rerun(BaseModel):
+    """From where to run again."""
+
+    from_nodes: list[str] = Field(
+        default=[],
+        max_length=10_000,
+        description="ids of nodes: they, and all that follows from them, run again. None: the whole agent does",
+    )
+
+
+class Fork(BaseModel):
+    """What is different this time."""
+
+    inputs: dict[str, Any] = Field(
+        default={}, description="values of inputs in place of those of the run", examples=[{"Input": 6}]
+    )
+
+
+RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable) | {
+    202: {"links": links("run_id", "get_run", "stop_run"), "description": "the new run is queued"}
+}
+
+
+@router.post(
+    "/{run_id}/rerun",
+    status_code=202,
+    operation_id="rerun_run",
+    summary="Run again, wholly or from some nodes on",
+    responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, UnknownNode),
+)
+async def rerun_(run_id: UUID, use: Use, response: Response, body: Rerun | None = None) -> RunDetail:
+    """What does not follow from the nodes keeps its outputs and is not executed again: its executions are `kept`."""
+    run, graph = await _ended(use, run_id)
+    wanted = body.from_nodes if body else []
+    known = {node.id for node in graph.nodes}
+    if unknown := [each for each in wanted if each not in known]:
+        where = f"GET /api/v2/graphs/{run.graph_id}?version={run.graph_version} lists them"
+        raise UnknownNode(f"The agent has no node {printable(unknown[0][:80])}: {where}.")
+    history = await _kept(use, run, graph, wanted) if wanted else []
+    return await _queue(use, response, run, run.inputs, history)
+
+
+@router.post(
+    "/{run_id}/fork",
+    status_code=202,
+    operation_id="fork_run",
+    summary="Run again with other inputs",
+    responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, InvalidInputs),
+)
+async def fork(run_id: UUID, use: Use, response: Response, body: Fork) -> RunDetail:
+    """What does not follow from an input that is different keeps its outputs and is not executed again."""
+    run, graph = await _ended(use, run_id)
+    inputs = run.inputs | body.inputs
+    check_values(graph, inputs, {})
+    named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
+    changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
+    return await _queue(use, response, run, inputs, await _kept(use, run, graph, changed))
+
+
+def _differs(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return (name in before) != (name in now) or before.get(name) != now.get(name)
+
+
+@router.post(
+    "/{run_id}/retry",
+    status_code=202,
+    operation_id="retry_run",
+    summary="Try again what failed",
+    responses=RESPONSES | documented(NothingFailed),
+)
+async def retry(run_id: UUID, use: Use, response: Response) -> RunDetail:
+    """Only the node executions that failed, or were cut off when the run was stopped, are tried again, and what never
+    ran may run; what has completed is not executed again, and what a failed one had put out before stands."""
+    run, graph = await _ended(use, run_id)
+    if run.status == "COMPLETED":
+        raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
+    found, masked = topology(graph, registry.catalogue()), run.input_masks or {}
+    done = await events.read_all(use.database, run_id)
+    history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
+    return await _queue(use, response, run, run.inputs, history)
+
+
+async def _ended(use: Services, run_id: UUID) -> tuple[StoredRun, Graph]:
+    """An ended run of a graph that can run, and the graph."""
+    run = await existing_run(use.database, run_id)
+    if not run.ended_at:
+        raise RunNotEnded(f"The run {run_id} has not ended ({run.status}): wait for its end, or stop it.")
+    stored = await existing_graph(use.database, run.graph_id, run.graph_version)
+    return run, await runnable(use.database, stored)
+
+
+async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str]) -> list[Event]:
+    found = topology(graph, registry.catalogue())
+    done = await events.read_all(use.database, run.id)
+    return rerun.kept(found, run.input_masks or {}, done, again=rerun.downstream(found, again))
+
+
+async def _queue(
+    use: Services, response: Response, of: StoredRun, inputs: dict[str, Any], history: Sequence[Event]
+) -> RunDetail:
+    run = new_id()
+    async with use.database.acquire() as connection, connection.transaction():
+        await runs.insert(
+            connection,
+            run,
+            of.graph_id,
+            of.graph_version,
+            inputs,
+            priority=of.priority,
+            rerun_of=of.id,
+            input_masks=of.input_masks,
+            concurrency_key=of.concurrency_key,
+            concurrency_limit=of.concurrency_limit,
+        )
+        await events.add(connection, run, history)
+    response.headers["Location"] = f"{router.prefix}/{run}"
+    return await read_detail(use.database, run)

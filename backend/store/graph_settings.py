@@ -1,0 +1,32 @@
+"""What may be set for a graph in all its versions."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from backend.store.connection import Pool, Queryable
+
+
+async def max_concurrent_runs(connection: Queryable, graph_id: UUID) -> int | None:
+    """How many runs of the graph may be at work at a time; None is any number."""
+    return await connection.fetchval("SELECT max_concurrent_runs FROM graph_settings WHERE graph_id = $1", graph_id)
+
+
+async def limit_runs(pool: Pool, graph_id: UUID, at_most: int | None) -> None:
+    """Set it, for the runs that are queued already, too."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute(
+            "INSERT INTO graph_settings (graph_id, max_concurrent_runs) VALUES ($1, $2)"
+            " ON CONFLICT (graph_id) DO UPDATE SET max_concurrent_runs = excluded.max_concurrent_runs",
+            graph_id,
+            at_most,
+        )
+        await connection.execute(
+            """
+            UPDATE runs SET limited = $2 OR concurrency_key IS NOT NULL
+            WHERE graph_id = $1 AND ended_at IS NULL AND parent_run_id IS NULL
+            """,
+            graph_id,
+            at_most is not None,
+        )
+        await connection.execute("SELECT pg_notify('run_queued', '')")
