@@ -91,8 +91,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 def _methods(request: Request) -> set[str]:
     """Every method of the address: the framework itself names those of one route only."""
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
-    matching = (operations for path, operations in paths.items() if compile_path(path)[0].match(request.url.path))
-    return {method.upper() for operations in matching for method in operations}
+    matching = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    # /runs/reviews is an address of its own, not the run `reviews`.
+    closest = min(matching, key=lambda path: path.count("{"), default=None)
+    return {method.upper() for method in paths[closest]} if closest else set()
 
 
 async def _invalid_request(_: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from backend.errors import (
     GraphNotRunnable,
     InvalidCursor,
     InvalidInputs,
+    RunNotEnded,
     TooLarge,
     UnknownGraph,
     UnknownRun,
@@ -34,6 +35,7 @@ from backend.store import control, events, runs
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id, node_run_id
+from backend.store.retention import delete_run
 from backend.store.runs import StoredRun
 from backend.store.statistics import node_run_counts
 
@@ -276,6 +278,20 @@ async def pause(run_id: UUID, use: Use) -> RunSummary:
 async def resume(run_id: UUID, use: Use) -> RunSummary:
     """The run and those below it go on where they were. A run that is not paused is answered as it is."""
     return await _answer(use.database, run_id, await control.resume(use.database, run_id))
+
+
+@router.delete(
+    "/runs/{run_id}",
+    status_code=204,
+    operation_id="delete_run",
+    summary="Delete a run that has ended",
+    responses=documented(UnknownRun, RunNotEnded),
+)
+async def delete(run_id: UUID, use: Use) -> None:
+    """It goes with all that it did, and with the runs below it."""
+    run = await existing_run(use.database, run_id)
+    if not run.ended_at or not await delete_run(use.database, run_id):
+        raise RunNotEnded(f"The run {run_id}, or one below it, has not ended: stop it, or wait for its end.")
 
 
 async def _answer(database: Queryable, run_id: UUID, run: StoredRun | None) -> RunSummary:

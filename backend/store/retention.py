@@ -65,6 +65,11 @@ async def delete_surplus(pool: Pool, count: int) -> int:
     return total
 
 
+async def delete_run(connection: Queryable, run_id: UUID) -> bool:
+    """Delete an ended run with all below it. False if it, or one of those, has not ended."""
+    return await _delete(connection, [run_id]) > 0
+
+
 # Ids go back and forth, for from a number of rows that it only guesses PostgreSQL may choose to read whole tables.
 async def _delete(connection: Queryable, run_ids: Sequence[UUID]) -> int:
     if not run_ids:

@@ -54,6 +54,21 @@ async def test_a_run_that_is_not_there_is_neither_paused_nor_resumed(api):
             assert (answer.status, (await answer.json())["code"]) == (404, "unknown_run")
 
 
+async def test_a_run_is_deleted_with_all_that_it_did_once_it_has_ended(api, graph, executor, database: Pool):
+    run = await ended(api, await start(api, graph))
+    for status, code in ((204, None), (404, "unknown_run")):
+        async with api.delete(f"/api/v2/runs/{run['id']}") as answer:
+            assert answer.status == status
+            assert not code or (await answer.json())["code"] == code
+    assert await database.fetchval("SELECT count(*) FROM run_events") == 0
+
+
+async def test_a_run_that_has_not_ended_is_not_deleted(api, graph):
+    run = await start(api, graph)
+    async with api.delete(f"/api/v2/runs/{run['id']}") as answer:
+        assert (answer.status, (await answer.json())["code"]) == (409, "run_not_ended")
+
+
 async def test_a_queued_run_that_is_paused_tells_so(api, graph, database: Pool):
     run = await start(api, graph)
     async with api.post(f"/api/v2/runs/{run['id']}/pause") as answer:
