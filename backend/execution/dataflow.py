@@ -80,11 +80,15 @@ class Dataflow:
         ]
 
     def lacks(self, node_id: str) -> list[str]:
-        """The linked pins for which the oldest incomplete node run of a node waits; all of them if there is none."""
+        """The linked pins for which the oldest incomplete node run of a node waits.
+
+        If there is none, all that are not masked; or all, for any of them would do.
+        """
         gathering = self._gathering[node_id]
         for inputs in gathering.incomplete.values():
             return self._lacks(gathering, inputs)
-        return list(self._topology.pins.get(node_id, ()))
+        pins, masked = list(self._topology.pins.get(node_id, ())), self._masked.get(node_id, ())
+        return [pin for pin in pins if pin not in masked] or pins
 
     def _lacks(self, gathering: _Gathering, inputs: NodeInputs) -> list[str]:
         lacking = [pin for pin in self._pins(inputs.node_id) if self._needs(inputs, pin)]

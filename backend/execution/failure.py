@@ -12,6 +12,7 @@ from backend.execution.plan import Plan
 from backend.graphs.exchange import is_secret
 from backend.graphs.json_types import object_in
 from backend.graphs.pins import base
+from backend.store.runs import StoredRun
 
 # Characters of a value, and pins, that are shown.
 SHOWN_CHARACTERS = 200
@@ -21,10 +22,10 @@ SECRET = "(secret)"
 
 
 def describe(
-    plan: Plan, run_inputs: Mapping[str, Any], node_id: str, node_run: int, error: str, data: Mapping[str, Any]
+    plan: Plan, run: StoredRun, node_id: str, node_run: int, error: str, data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The failure as {node_id, node_run, node, error, inputs}; `inputs` is {pin: text}, `node` what people call it."""
-    node, secrets = plan.nodes[node_id], _secrets(plan, run_inputs)
+    node, secrets = plan.nodes[node_id], _secrets(plan, run)
     spec = registry.catalogue().get(node.block.id)
     properties = object_in(spec.input_schema.get("properties")) if spec else {}
     shown = {
@@ -40,12 +41,13 @@ def describe(
     }
 
 
-def _secrets(plan: Plan, run_inputs: Mapping[str, Any]) -> set[str]:
+def _secrets(plan: Plan, run: StoredRun) -> set[str]:
     """Every text or number that came in through an input which is marked as secret, longest first to be replaced."""
     found: set[str] = set()
     for node in plan.nodes.values():
         if node.input_name is not None and node.defaults.get("secret") is True:
-            _collect(run_inputs.get(node.input_name), found)
+            _collect(run.inputs.get(node.input_name), found)
+            _collect((run.input_masks or {}).get(node.id), found)
             _collect(node.defaults.get("value"), found)
     return found
 

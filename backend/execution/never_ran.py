@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.blocks import registry
 from backend.execution.dataflow import Dataflow
 from backend.execution.plan import Plan
 from backend.graphs.catalogue import BlockKind
-from backend.graphs.graph import Link
+from backend.graphs.graph import Link, Node
 from backend.graphs.pins import base
 
 # Pins of a node, and sources of a pin, that are told; of more, only how many they are.
@@ -19,12 +20,13 @@ def never_ran(plan: Plan, flow: Dataflow) -> list[dict[str, str]]:
     return [
         {"node_id": node.id, "reason": _reason(plan, flow, node.id)}
         for node in plan.topology.nodes.values()
-        if node.id not in flow.ran and not _is_note(plan, node.id)
+        if node.id not in flow.ran and not _is_note(node)
     ]
 
 
-def _is_note(plan: Plan, node_id: str) -> bool:
-    return node_id in plan.nodes and plan.nodes[node_id].block.kind is BlockKind.NOTE
+def _is_note(node: Node) -> bool:
+    block = registry.blocks().get(node.block_id)
+    return block is not None and block.kind is BlockKind.NOTE
 
 
 def _reason(plan: Plan, flow: Dataflow, node_id: str) -> str:

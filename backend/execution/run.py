@@ -93,7 +93,7 @@ class Run:
         self._stopping: asyncio.Task[None] | None = None
         # Whether an executor died over the run: then what begins is written before it works, so that it can be named.
         self._careful = False
-        self._begun: set[int] = set()
+        self._begun: dict[int, str] = {}
         # The first node run that failed without its error leading anywhere, and why.
         self._failure: tuple[NodeInputs, str] | None = None
         # What node runs had put out before they were cut off or tried again, by pin: it stands, not to be repeated.
@@ -124,7 +124,8 @@ class Run:
         """End the run: what is running is cancelled and recorded as terminated. Runs below it have a moment to end."""
         if self._over or self._stopping:
             return
-        if any(wait["for"] == "run" for number in self._open for wait in self._waits.get(number, ())):
+        begun = [*self._open, *(inputs.number for inputs in self._ready)]
+        if any(wait["for"] == "run" for number in begun for wait in self._waits.get(number, ())):
             self._stopping = asyncio.create_task(self._stop_after_children())
         else:
             self._stop_now()
@@ -178,7 +179,7 @@ class Run:
             self._number = event.number
             data = event.data
             if event.type == "node.started":
-                self._begun.add(data["node_run"])
+                self._begun[data["node_run"]] = data["node_id"]
             elif event.type == "node.output":
                 self._recorded[data["node_run"]][data["pin"]] += 1
                 for inputs in self._dataflow.deliver(data["node_id"], data["pin"], data["value"]):
@@ -226,7 +227,7 @@ class Run:
     def _start(self, inputs: NodeInputs) -> None:
         node = self._plan.nodes[inputs.node_id]
         self._open[inputs.number] = inputs
-        self._begun.add(inputs.number)
+        self._begun[inputs.number] = inputs.node_id
         try:
             data = self._gather(node, inputs)
         except PinError as error:
@@ -295,7 +296,8 @@ class Run:
 
     async def _work(self, inputs: NodeInputs, work: Callable[[], Awaitable[str | None]]) -> None:
         error = await work()
-        if not self._over:
+        # What fails while the run is being stopped is terminated with it: it failed for that, perhaps.
+        if not (self._over or (self._stopping and error is not None)):
             del self._tasks[inputs.number]
             self._end_node(inputs, error)
 
@@ -310,7 +312,7 @@ class Run:
         call = partial(self._call, node, inputs, block_input, outside)
         while (error := await self._try(node, inputs, call, outside)) is not None:
             retry = node.settings.retry
-            if self._over or retry is None or made >= retry.times:
+            if self._over or self._stopping or retry is None or made >= retry.times:
                 break
             await outside.before_retry(min(retry.delay_seconds * retry.factor**made, retry.max_delay_seconds), error)
             made += 1
@@ -328,7 +330,9 @@ class Run:
                 async for pin, value in outputs:
                     self._take(node, inputs, left, pin, value)
                     await self._until_there_is_room()
-        except Exception as raised:
+        except (Exception, asyncio.CancelledError) as raised:
+            if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
+                raise
             return self._reason(node, raised, f"took longer than {seconds:g} s" if limit.expired() else None)
         return None
 
@@ -444,7 +448,9 @@ class Run:
             {"node_id": inputs.node_id, "node_run": inputs.number, "pins": pins}
             for inputs, pins in self._dataflow.incomplete()
         ]
-        unbegun = dict.fromkeys(inputs.node_id for inputs in self._ready)
+        unbegun = dict.fromkeys(inputs.node_id for inputs in self._ready) if self._ready else {}
+        for node_id in self._begun.values() if unbegun else ():
+            unbegun.pop(node_id, None)
         stopped = [{"node_id": node_id, "reason": "the run was stopped before its turn"} for node_id in unbegun]
         return {"waiting": waiting, "never_ran": [*never_ran(self._plan, self._dataflow), *stopped]}
 
@@ -453,7 +459,7 @@ class Run:
             data = self._gather(self._plan.nodes[inputs.node_id], inputs)
         except PinError:
             data = inputs.values
-        return failure.describe(self._plan, self._stored.inputs, inputs.node_id, inputs.number, error, data)
+        return failure.describe(self._plan, self._stored, inputs.node_id, inputs.number, error, data)
 
     def _end(self, events: list[Event], status: str, error: str | None, wake_at: datetime | None = None) -> None:
         self._over = True
@@ -504,6 +510,12 @@ class Run:
 
     def _node_event(self, type: str, of: NodeInputs, **data: Any) -> Event:
         return self._event(type, {"node_run": of.number, "node_id": of.node_id, **data})
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody ends the task that runs, and a block does not merely say so of something of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _as_json(pin: str, value: Any) -> bytes:

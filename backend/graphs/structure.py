@@ -27,6 +27,8 @@ _EXPECTED = {
     "int_parsing": "a whole number",
     "int_parsing_size": "a whole number of usual size",
     "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
 }
@@ -123,6 +125,8 @@ def _shape_fault(detail: ErrorDetails) -> Fault:
     match detail["type"]:
         case "missing":
             return fault(path[:-1], "missing", f"has no `{path[-1]}`")
+        case "extra_forbidden":
+            return fault(path, "unknown_key", "is not known: leave it out, or see whether it is written right")
         case "too_long":
             return fault(path, "too_many", f"has more entries than the {context['max_length']} allowed")
         case kind if kind in _EXPECTED:

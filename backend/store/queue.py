@@ -154,7 +154,8 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
 
 
 async def rescue(pool: Pool) -> list[UUID]:
-    """Requeue the runs whose executor is gone; that becomes an event of each. Returns their ids."""
+    """Requeue the runs whose executor is gone; that becomes an event of each, and of those that were to let go of it
+    for a pause, that they rest. Returns their ids."""
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(
             """
@@ -168,8 +169,11 @@ async def rescue(pool: Pool) -> list[UUID]:
             """
             WITH rescued AS (
                 INSERT INTO run_events (run_id, number, type, data, created_at)
-                SELECT run_id, max(number) + 1, 'run.rescued', '{}', now()
-                FROM run_events WHERE run_id = ANY($1::uuid[]) GROUP BY run_id RETURNING run_id
+                SELECT
+                    id, (SELECT max(number) FROM run_events WHERE run_id = id) + place, type,
+                    CASE type WHEN 'run.paused' THEN json_build_object('status', status) ELSE '{}' END, now()
+                FROM runs, (VALUES (1, 'run.rescued'), (2, 'run.paused')) AS told (place, type)
+                WHERE id = ANY($1::uuid[]) AND (paused OR type = 'run.rescued') RETURNING run_id
             )
             SELECT pg_notify('run_queued', ''), pg_notify('run_events', run_id::text) FROM rescued
             """,

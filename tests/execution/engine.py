@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID, uuid4
 
 import pytest
@@ -23,7 +23,7 @@ from backend.store.events import EVENTS, Event
 from backend.store.feed import Feed
 from backend.store.identifiers import new_id
 from backend.store.listener import listen
-from backend.store.runs import StoredRun
+from backend.store.runs import Options, StoredRun
 
 # The nodes that were run, by what their `name` pin says; those cut off at their gate; and the gates, which hold blocks
 # until a test opens them.
@@ -135,6 +135,20 @@ class FailBlock(TestBlock):
                 raise BlockError("cannot be done")
 
 
+class FlakyBlock(TestBlock):
+    """Puts out which call of its name this is, and fails in the first `a` of them."""
+
+    id = "flaky"
+
+    async def run(self, input: TestBlock.Input, context: Context) -> Pins:
+        calls.append(input.name)
+        number = calls.count(input.name)
+        yield "out", f"try {number}"
+        if number <= input.a:
+            raise BlockError(f"try {number} failed")
+        yield "out", "done"
+
+
 class VaultBlock(TestBlock):
     """Fails, with a secret."""
 
@@ -210,7 +224,10 @@ class Engine:
         return graph_id
 
     async def queue(self, graph_id: UUID, **inputs: Any) -> UUID:
-        return (await runs.insert(self.pool, new_id(), graph_id, 1, inputs)).id
+        return await self.queue_with(graph_id, inputs)
+
+    async def queue_with(self, graph_id: UUID, inputs: dict[str, Any], **options: Unpack[Options]) -> UUID:
+        return (await runs.insert(self.pool, new_id(), graph_id, 1, inputs, **options)).id
 
     async def run(self, graph_id: UUID, **inputs: Any) -> tuple[StoredRun, History]:
         """Queue a run and wait for its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -58,7 +59,9 @@ class MemoryJournal:
         written(True)
 
 
-async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, deaths: list[int]) -> MemoryJournal:
+async def execute(
+    document: dict[str, Any], masks: dict[str, Any], inputs: dict[str, Any], seed: int, deaths: list[int]
+) -> MemoryJournal:
     """Run an agent file to its end, by one executor after the other: each of the first dies after so many events.
 
     A run that goes on for ever has no `end`.
@@ -68,7 +71,7 @@ async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, d
     history = [Event(1, "run.queued", {})]
     for attempt, lives in enumerate([*deaths, BUDGET], 1):
         journal = MemoryJournal(random, lives)
-        await execute_once(plan, inputs, attempt, journal, history)
+        await execute_once(plan, stored_run(inputs, masks, attempt), journal, history)
         history += journal.events
         if journal.end:
             break
@@ -76,9 +79,13 @@ async def execute(document: dict[str, Any], inputs: dict[str, Any], seed: int, d
     return journal
 
 
-async def execute_once(plan: Plan, inputs: dict[str, Any], attempt: int, journal: MemoryJournal, history: list[Event]):
+def stored_run(inputs: dict[str, Any], masks: dict[str, Any], attempt: int) -> StoredRun:
     now = datetime.now(UTC)
     stored = StoredRun(RUN, RUN, 1, "RUNNING", inputs, None, False, attempt, RUN, now, now, None, None, None, 0)
+    return replace(stored, input_masks=masks or None)
+
+
+async def execute_once(plan: Plan, stored: StoredRun, journal: MemoryJournal, history: list[Event]):
     run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     async with asyncio.timeout(10):

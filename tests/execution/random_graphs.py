@@ -165,6 +165,10 @@ DEFAULTS: list[Values] = [
 DOES_NOT_FIT = {"a": "no list", "a_$_1": 1}
 NODES = [*RECIPES, "echo", "echo", "each", "each", "each", "odd", "countdown", "nested", "store"]
 
+# Of three agents one has nodes that are disabled, and of three runs one is masked.
+DISABLED = 0.15
+MASKED = 0.4
+
 # Seeds instead of one draw for each choice: those are no thorough mixture, and cost more than the run.
 _randoms = st.integers(0, 2**32).map(Random)
 
@@ -189,7 +193,7 @@ def random_graph(random: Random) -> Values:
         pin = random.choice(fed if fed and random.random() < 0.6 else SINKS)
         links.append((a, random.choice(SOURCES), b, pin, random.random() < 0.3))
     random.shuffle(links)
-    return graph(nodes, links)
+    return some_disabled(random, graph(nodes, links))
 
 
 def random_crossroads(random: Random) -> Values:
@@ -199,11 +203,32 @@ def random_crossroads(random: Random) -> Values:
     for _ in range(random.randint(2, 6)):
         out, sink = random.choice(["out", "out", "out_#_k"]), random.choice([3, 3, 3, 4])
         links.append((random.randrange(3), out, sink, random.choice("ant"), random.random() < 0.4))
-    return graph([*nodes, ("echo", {}), ("note", {})], links)
+    return some_disabled(random, graph([*nodes, ("echo", {}), ("note", {})], links))
 
 
-graphs = _randoms.map(random_graph)
-crossroads = _randoms.map(random_crossroads)
+def some_disabled(random: Random, document: Values) -> Values:
+    sometimes = DISABLED if random.random() < 1 / 3 else 0
+    for node in document["nodes"]:
+        if random.random() < sometimes:
+            node["settings"] = {"disabled": True}
+    return document
+
+
+def with_masks(random: Random, document: Values) -> tuple[Values, dict[str, Values]]:
+    """The agent; and by node, values for some of the pins that are linked, and for a few others."""
+    masks: dict[str, Values] = {}
+    sometimes = MASKED if random.random() < 1 / 3 else 0
+    linked = [(link["sink_id"], link["sink_name"]) for link in document["links"]]
+    others = [(node["id"], random.choice(SINKS)) for node in document["nodes"]]
+    for node_id, name in linked + others:
+        if random.random() < sometimes:
+            masks.setdefault(node_id, {})[name] = random.choice(SMALL)
+    return document, masks
+
+
+# Each with the masks of a run.
+graphs = _randoms.map(lambda random: with_masks(random, random_graph(random)))
+crossroads = _randoms.map(lambda random: with_masks(random, random_crossroads(random)))
 deaths = st.lists(st.integers(2, 40), max_size=2)
 
 

@@ -22,6 +22,11 @@ It is written from what users of AutoGPT's platform know, not from our code, and
 10. A node that puts out `error` has failed, and is over. Its error travels like any value. If it leads nowhere, the run
     will have failed; everything else goes on nevertheless.
 11. The outputs of a run are the `value`s of the executions of its output nodes, by `name`.
+12. A mask gives pins of a node, by their exact names, values for one run. Such a pin needs no value for 6; it does not
+    start a node that has links. One that comes along a link is taken as by 4, but the mask's value replaces it, and the
+    default and the run's input, before the parts are put together by 8.
+13. A disabled node never runs, and links into it lead nowhere, as if it were a note; but it is told among the nodes
+    that never ran. Whoever waits for a value of it waits in vain.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ from typing import Any
 
 # Of a block: "Standard", "Input", "Output" or "Note", and whether its output is static.
 Kinds = Mapping[str, tuple[str, bool]]
+# By node and pin.
+Masks = Mapping[str, Mapping[str, Any]]
 
 
 class DoesNotFit(Exception):
@@ -49,8 +56,8 @@ class Execution:
 class ReferenceRun:
     """`executions` has all that there are of a run, in the order in which they came to be."""
 
-    def __init__(self, graph: dict[str, Any], inputs: dict[str, Any], kinds: Kinds) -> None:
-        self.graph, self.inputs, self.kinds = graph, inputs, kinds
+    def __init__(self, graph: dict[str, Any], inputs: dict[str, Any], kinds: Kinds, masks: Masks) -> None:
+        self.graph, self.inputs, self.kinds, self.masks = graph, inputs, kinds, masks
         self.nodes = {node["id"]: node for node in graph["nodes"]}
         self.executions: list[Execution] = []
         self.latest: dict[str, Execution] = {}  # by node, that became complete by what came along links
@@ -90,11 +97,11 @@ class ReferenceRun:
         got = dict(execution.got)
         latest = self.latest.get(node_id)
         for pin in self.linked_pins(node_id):
-            if pin not in got and latest and self.is_static_pin(node_id, pin):
+            if pin not in got and latest and pin in latest.got and self.is_static_pin(node_id, pin):
                 got[pin] = latest.got[pin]  # rule 5
-        if any(pin not in got for pin in self.linked_pins(node_id)):
+        if self.linked_pins(node_id) - got.keys() - self.mask(node_id).keys():
             return False
-        execution.got, execution.complete = got, True  # rule 6
+        execution.got, execution.complete = got, True  # rules 6 and 12
         self.latest[node_id] = execution
         return True
 
@@ -104,11 +111,12 @@ class ReferenceRun:
         return execution
 
     def input_of(self, execution: Execution) -> dict[str, Any]:
-        """Rules 2 and 8. Raises DoesNotFit."""
+        """Rules 2, 8 and 12. Raises DoesNotFit."""
         node = execution.node
         data = {**node["input_default"], **execution.got}
         if self.kind(node) == "Input" and execution.starts and data["name"] in self.inputs:
             data["value"] = self.inputs[data["name"]]
+        data |= self.mask(node["id"])
         whole = {pin: value for pin, value in data.items() if not steps_of(pin)}
         for pin in sorted(data, key=lambda pin: (len(steps_of(pin)), pin)):
             if steps_of(pin):
@@ -143,16 +151,17 @@ class ReferenceRun:
         return link.get("is_static", False) or self.kinds[self.nodes[link["source_id"]]["block_id"]][1]
 
     def kind(self, node: dict[str, Any]) -> str:
-        return self.kinds[node["block_id"]][0]
+        """A disabled node is as good as a note (rule 13)."""
+        return "Note" if node.get("settings", {}).get("disabled") else self.kinds[node["block_id"]][0]
+
+    def mask(self, node_id: str) -> Mapping[str, Any]:
+        return self.masks.get(node_id, {})
 
     def lacks(self, execution: Execution) -> set[str]:
         """The pins that an incomplete execution waits for; static ones that are known only if there is no other."""
-        pins = self.linked_pins(execution.node["id"]) - execution.got.keys()
-        known = (
-            {pin for pin in pins if self.is_static_pin(execution.node["id"], pin)}
-            if self.latest.get(execution.node["id"])
-            else set[str]()
-        )
+        node_id = execution.node["id"]
+        pins = self.linked_pins(node_id) - execution.got.keys() - self.mask(node_id).keys()
+        known = {pin for pin in pins if self.is_static_pin(node_id, pin)} if self.latest.get(node_id) else set[str]()
         return pins - known or pins
 
     def handles_error(self, node: dict[str, Any]) -> bool:
@@ -161,9 +170,9 @@ class ReferenceRun:
         return any(self.kind(self.nodes[link["sink_id"]]) != "Note" for link in errors)
 
     def never_ran(self) -> set[str]:
-        """The nodes without a complete execution; notes do not count."""
+        """The nodes without a complete execution; notes do not count, even if they are disabled."""
         ran = {each.node["id"] for each in self.executions if each.complete}
-        return {node["id"] for node in self.graph["nodes"] if self.kind(node) != "Note"} - ran
+        return {node["id"] for node in self.graph["nodes"] if self.kinds[node["block_id"]][0] != "Note"} - ran
 
 
 def base_of(pin: str) -> str:

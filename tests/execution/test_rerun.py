@@ -14,8 +14,8 @@ from backend.execution.rerun import downstream, failed_node_runs, kept
 from backend.graphs.graph import Graph
 from backend.graphs.topology import Topology
 from backend.store.events import Event
-from tests.execution.in_memory import BUDGET, RUN, MemoryJournal, execute, execute_once
-from tests.execution.random_graphs import NODE_IDS, SMALL, STEPS, random_graph
+from tests.execution.in_memory import BUDGET, RUN, MemoryJournal, execute, execute_once, stored_run
+from tests.execution.random_graphs import NODE_IDS, SMALL, STEPS, random_graph, with_masks
 from tests.execution.test_rule import Checked, script_blocks
 
 __all__ = ["script_blocks"]
@@ -28,16 +28,17 @@ def test_a_rerun_of_any_agent_does_what_the_rule_says_and_nothing_that_it_keeps(
     compared = 0
     for seed in range(AGENTS):
         random = Random(seed)
-        document, given = random_graph(random), {id: random.choice(SMALL) for id in NODE_IDS}
-        first = asyncio.run(execute(document, given, seed, []))
+        document, masks = with_masks(random, random_graph(random))
+        given = {id: random.choice(SMALL) for id in NODE_IDS}
+        first = asyncio.run(execute(document, masks, given, seed, []))
         # A block of these puts nothing out after so many node runs, which a rerun numbers otherwise.
         if not first.end or any(event.data.get("node_run", 0) > STEPS // 2 for event in first.events):
             continue
         plan = make_plan(Graph.model_validate(document), RUN, 1)
         again = downstream(plan.topology, [id for id in plan.nodes if random.random() < 0.2])
-        staying = _kept(plan.topology, first.events, again, how)
+        staying = _kept(plan.topology, masks, first.events, again, how)
         journal = MemoryJournal(random, BUDGET)
-        asyncio.run(execute_once(plan, given, 1, journal, [Event(1, "run.queued", {}), *staying]))
+        asyncio.run(execute_once(plan, stored_run(given, masks, 1), journal, [Event(1, "run.queued", {}), *staying]))
         log = [*staying, *journal.events]
         assert [event.number for event in log] == list(range(2, len(log) + 2))
         done = {event.data["node_run"] for event in staying if event.type in ("node.completed", "node.failed")}
@@ -45,16 +46,16 @@ def test_a_rerun_of_any_agent_does_what_the_rule_says_and_nothing_that_it_keeps(
         if how == "from some nodes on":
             assert again.isdisjoint(e.data["node_id"] for e in staying if "node_id" in e.data)
         if journal.end:
-            Checked(document, given, _as_one_run(log)).assert_end(journal.end.status, journal.end.error)
+            Checked(document, masks, given, _as_one_run(log)).assert_end(journal.end.status, journal.end.error)
             compared += 1
     assert compared > AGENTS // 2
 
 
-def _kept(topology: Topology, events: list[Event], again: set[str], how: str) -> list[Event]:
+def _kept(topology: Topology, masks: Any, events: list[Event], again: set[str], how: str) -> list[Event]:
     if how == "what failed":
-        found = kept(topology, {}, events, retried=failed_node_runs(topology, events))
+        found = kept(topology, masks, events, retried=failed_node_runs(topology, events))
     else:
-        found = kept(topology, {}, events, again=again)
+        found = kept(topology, masks, events, again=again)
     return [Event(event.number, event.type, orjson.loads(event.data)) for event in found]
 
 

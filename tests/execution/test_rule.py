@@ -35,6 +35,7 @@ from tests.execution.random_graphs import (
     outputs_of,
     random_graph,
     small,
+    with_masks,
 )
 from tests.execution.reference_interpreter import DoesNotFit, Execution, ReferenceRun, base_of
 
@@ -66,11 +67,12 @@ _deliveries = st.lists(st.tuples(st.integers(0, 9), small), max_size=25)
 @thorough
 @given(crossroads | graphs, _deliveries)
 def test_values_pair_up_as_the_rule_says_in_whatever_order_they_come(
-    document: Document, deliveries: list[tuple[int, Any]]
+    masked: tuple[Document, Document], deliveries: list[tuple[int, Any]]
 ):
+    document, masks = masked
     links = document["links"]
-    flow = Dataflow(topology(Graph.model_validate(document), SPECS))
-    reference = ReferenceRun(document, {}, KINDS)
+    flow = Dataflow(topology(Graph.model_validate(document), SPECS), masks)
+    reference = ReferenceRun(document, {}, KINDS, masks)
     assert _told(flow.start()) == _expected(reference.start())
     for place, value in deliveries if links else []:
         node_id = links[place % len(links)]["source_id"]
@@ -96,11 +98,12 @@ def _expected(complete: list[Execution]) -> list[tuple[int, str, dict[str, Any]]
 @thorough
 @given(graphs, inputs, st.integers(0, 999), deaths)
 def test_a_run_does_what_the_rule_says_however_often_its_executor_dies(
-    document: Document, given: dict[str, Any], seed: int, deaths: list[int]
+    masked: tuple[Document, Document], given: dict[str, Any], seed: int, deaths: list[int]
 ):
-    journal = asyncio.run(execute(document, given, seed, deaths))
+    document, masks = masked
+    journal = asyncio.run(execute(document, masks, given, seed, deaths))
     assert [event.number for event in journal.events] == list(range(1, len(journal.events) + 1))
-    checked = Checked(document, given, journal.events)
+    checked = Checked(document, masks, given, journal.events)
     if journal.end:
         checked.assert_end(journal.end.status, journal.end.error)
 
@@ -113,24 +116,25 @@ async def test_a_run_whose_executor_is_killed_anywhere_goes_on_by_the_rule_in_an
     killed = 0
     for seed in range(at_most):
         random = Random(seed)
-        document, given = random_graph(random), {id: random.choice(SMALL) for id in NODE_IDS}
-        alone = await execute(document, given, seed, [])
+        document, masks = with_masks(random, random_graph(random))
+        given = {id: random.choice(SMALL) for id in NODE_IDS}
+        alone = await execute(document, masks, given, seed, [])
         if not alone.end or len(alone.events) < 4:
             continue  # it goes on for ever, or nothing happens in it
-        run_id = await _queue(engine, document, given)
+        run_id = await _queue(engine, document, masks, given)
         killed += await _kill_after(engine, random.randrange(2, len(alone.events)))
         async with engine.worker():
             run, _ = await engine.end_of(run_id)
         log = await engine.events(run_id)
         assert_gap_free(log)
-        Checked(document, given, log).assert_end(run.status, run.error)
+        Checked(document, masks, given, log).assert_end(run.status, run.error)
     assert killed > at_most // 4
 
 
-async def _queue(engine: Engine, document: Document, given: dict[str, Any]) -> UUID:
+async def _queue(engine: Engine, document: Document, masks: Document, given: dict[str, Any]) -> UUID:
     graph_id = uuid4()
     await store.insert(engine.pool, graph_id, 1, "random", document | {"id": str(graph_id)})
-    return await engine.queue(graph_id, **given)
+    return await engine.queue_with(graph_id, given, input_masks=masks or None)
 
 
 async def _kill_after(engine: Engine, number: int) -> bool:
@@ -171,8 +175,8 @@ class Checked:
     is free.
     """
 
-    def __init__(self, document: Document, inputs: dict[str, Any], log: list[Event]) -> None:
-        self.reference = ReferenceRun(document, inputs, KINDS)
+    def __init__(self, document: Document, masks: Document, inputs: dict[str, Any], log: list[Event]) -> None:
+        self.reference = ReferenceRun(document, inputs, KINDS, masks)
         self.ready = {execution.number: execution for execution in self.reference.start()}
         self.at_work: dict[int, Execution] = {}
         # What an execution has still to put out; None stands for an error in the engine's words.

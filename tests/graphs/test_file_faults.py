@@ -106,6 +106,10 @@ def test_a_parsed_document_is_looked_through_for_what_json_does_not_know():
     ]
 
 
+def settings(**settings: object) -> dict[str, Any]:
+    return node("b", ADD) | {"settings": settings}
+
+
 FILE_FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
     ({}, "", "missing", "the file has no `nodes`"),
     ({"nodes": None}, "/nodes", "wrong_type", "nodes has to be a list, not null"),
@@ -124,6 +128,13 @@ PART_FAULTS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"block_id": ADD}, "/nodes/1", "missing", "nodes[1] has no `id`"),
     ({"id": "b", "block_id": None}, "/nodes/1/block_id", "wrong_type", "nodes[1].block_id has to be text, not null"),
     (node("b", ADD) | {"metadata": []}, "/nodes/1/metadata", "wrong_type", "has to be an object, not a list"),
+    (settings(disbled=True), "/nodes/1/settings/disbled", "unknown_key", "nodes[1].settings.disbled is not known"),
+    (settings(disabled="perhaps"), "/nodes/1/settings/disabled", "wrong_type", "has to be true or false, not text"),
+    (settings(timeout_seconds="long"), "/nodes/1/settings/timeout_seconds", "wrong_type", "has to be a number"),
+    (settings(timeout_seconds=0), "/nodes/1/settings/timeout_seconds", "wrong_value", "greater than 0"),
+    (settings(retry={}), "/nodes/1/settings/retry", "missing", "nodes[1].settings.retry has no `times`"),
+    (settings(retry={"times": 101}), "/nodes/1/settings/retry/times", "wrong_value", "less than or equal to 100"),
+    (settings(retry={"times": 1, "delay": 2}), "/nodes/1/settings/retry/delay", "unknown_key", "is not known"),
     (node("a", ADD), "/nodes/1/id", "duplicate_node", "nodes[1].id is 'a', as is another node's"),
     ({"source_id": "a", "sink_id": "a", "source_name": "x"}, "/links/1", "missing", "links[1] has no `sink_name`"),
     (link("a.x", "a.y"), "/links/1/id", "duplicate_link", "links[1].id is 'a.x→a.y', as is another link's"),
@@ -150,6 +161,11 @@ def test_a_fault_of_a_node_or_link_is_told_with_its_place(part: dict[str, Any], 
         [fault] = faults_of(document)
         assert (fault.pointer, fault.code) == (prefix + pointer, code)
         assert words in fault.message
+
+
+def test_a_node_may_say_nothing_of_how_it_is_run():
+    [unsaid] = read(file(node("a", ADD) | {"settings": None})).nodes
+    assert "settings" not in unsaid.model_dump()
 
 
 def test_a_node_without_block_id_is_told():
