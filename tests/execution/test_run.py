@@ -199,3 +199,13 @@ async def test_an_executor_has_written_once_before_its_first_run_waits_for_it(en
     monkeypatch.setattr(events, "append", watched)
     async with engine.worker(), asyncio.timeout(20):
         await written.wait()
+
+
+async def test_a_run_that_was_paused_before_it_began_tells_that_it_begins(engine: Engine):
+    run_id = await engine.queue(await engine.add(x="in"), x=1)
+    await control.pause(engine.pool, run_id)
+    await control.resume(engine.pool, run_id)
+    async with engine.worker():
+        assert (await engine.end_of(run_id))[0].status == "COMPLETED"
+    types = [event.type for event in await engine.events(run_id)]
+    assert types[:4] == ["run.queued", "run.paused", "run.started", "node.started"]
