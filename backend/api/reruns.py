@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
@@ -100,7 +101,12 @@ async def fork(run_id: UUID, use: Use, response: Response, body: Fork) -> RunDet
 
 
 def _differs(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return (name in before) != (name in now) or before.get(name) != now.get(name)
+    return (name in before) != (name in now) or _as_json(before.get(name)) != _as_json(now.get(name))
+
+
+def _as_json(value: Any) -> bytes:
+    """What tells apart values that are equal in Python alone: true and 1, 1 and 1.0."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 @router.post(
@@ -155,5 +161,7 @@ async def _queue(
             concurrency_limit=of.concurrency_limit,
         )
         await events.add(connection, run, history)
+        # Had it been deleted while it was read, what is kept would lack something.
+        await existing_run(connection, of.id)
     response.headers["Location"] = f"{router.prefix}/{run}"
     return await read_detail(use.database, run)

@@ -206,8 +206,9 @@ class Worker:
         return len(claimed)
 
     async def _begin(self, stored: StoredRun) -> None:
-        # The first attempt has only the event that queued it, but for a rerun; that is not worth a query.
-        first = stored.attempt == 1 and not stored.rerun_of
+        # The first attempt has only the event that queued it, but for a rerun and one that was paused before it began;
+        # that is not worth a query.
+        first = stored.attempt == 1 and not stored.rerun_of and stored.node_runs is None
         history = [QUEUED_EVENT] if first else await events.read_all(self._pool, stored.id)
         try:
             plan = await self._plans.get(stored.graph_id, stored.graph_version)

@@ -19,6 +19,7 @@ import structlog
 
 from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
+from backend.blocks.json_values import as_text
 from backend.execution import deaths, failure
 from backend.execution.at_once import at_once, close_at_once, never_waits
 from backend.execution.dataflow import Dataflow, NodeInputs
@@ -235,7 +236,7 @@ class Run:
             return self._fail(inputs, str(error))
         events = [] if inputs.number in self._waits else [self._started(inputs, data)]
         if node.is_output and inputs.number not in self._results:
-            output = {"name": data.get("name"), "value": data.get("value"), "node_run": inputs.number}
+            output = {"name": as_text(data.get("name")), "value": data.get("value"), "node_run": inputs.number}
             events.append(self._event("run.output", output))
         self._write(events)
         self._execute(node, inputs, data)

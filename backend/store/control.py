@@ -29,9 +29,9 @@ TREE = """
 
 async def request_stop(pool: Pool, id: UUID) -> StoredRun | None:
     """Stop a run and those below it: what no executor works on ends here and now, the others are told to, the lowest
-    first. A run that waits for one of those below it ends when that has ended; to do so it is paused no longer. None if
-    there is no such run."""
-    await _to_all(pool, id, _marking("stop_requested = true, paused = false", unless="stop_requested"), STOP_MARKED)
+    first. A run that waits for one of those below it ends when that has ended. None if there is no such run."""
+    # A paused run would never be taken up to end, nor would one above it that waits for its end.
+    await _to_all(pool, id, "NOT stop_requested", "stop_requested = true, paused = false", STOP_MARKED)
     run = await get(pool, id)
     if run and run.ended_at and run.parent_run_id:
         await wake(pool, run.parent_run_id)
@@ -64,16 +64,19 @@ async def pause(pool: Pool, id: UUID) -> StoredRun | None:
     """Let a run and those below it rest: executors begin no more of their nodes, and let go of them once those at work
     have finished; then they keep out of the queue. What is to be stopped is not paused. None if there is no such
     run."""
-    await _to_all(pool, id, _marking("paused = true", unless="paused OR stop_requested"), PAUSE_MARKED)
+    await _to_all(pool, id, "NOT paused AND NOT stop_requested", "paused = true", PAUSE_MARKED)
     return await get(pool, id)
 
 
-# An executor that lets go of a run which it was told to pause writes the event itself.
+# An executor that lets go of a run which it was told to pause writes the event itself. What was never begun has no
+# other event than the first unless `node_runs` is known: so the executor that begins it need not look (executor.py).
 PAUSE_MARKED = f"""
     {TREE}, resting AS (
         SELECT id, status, number, type FROM tree JOIN runs USING (id), LATERAL (
             SELECT number, type FROM run_events WHERE run_id = tree.id ORDER BY number DESC LIMIT 1
         ) AS last WHERE tree.executor IS NULL AND paused AND type <> 'run.paused'
+    ), unbegun AS (
+        UPDATE runs SET node_runs = 0 WHERE id IN (SELECT id FROM resting) AND attempt = 0
     ), event AS (
         INSERT INTO run_events (run_id, number, type, data, created_at)
         SELECT id, number + 1, 'run.paused', json_build_object('status', status), now() FROM resting
@@ -84,15 +87,7 @@ PAUSE_MARKED = f"""
 
 async def resume(pool: Pool, id: UUID) -> StoredRun | None:
     """Let a run that was paused, and those below it, go on. None if there is no such run."""
-    await pool.execute(
-        f"""
-        {TREE}, resumed AS (
-            UPDATE runs SET paused = false FROM tree WHERE runs.id = tree.id AND paused RETURNING runs.id
-        )
-        SELECT pg_notify('run_queued', '') FROM resumed LIMIT 1
-        """,
-        id,
-    )
+    await _to_all(pool, id, "paused", "paused = false")
     return await get(pool, id)
 
 
@@ -105,28 +100,32 @@ async def told(connection: Queryable, executor: UUID) -> list[tuple[str, UUID]]:
     return [(STOP if row["stop_requested"] else PAUSE, row["id"]) for row in rows]
 
 
-def _marking(change: str, unless: str) -> str:
-    """A statement that locks a run and all below it, changes each `unless` that is so, and returns how many it did."""
-    return f"""
-        {TREE}, locked AS (
-            SELECT id, {unless} AS marked FROM runs WHERE id IN (SELECT id FROM tree) AND ended_at IS NULL FOR UPDATE
-        ), done AS (
-            UPDATE runs SET {change} FROM locked WHERE runs.id = locked.id AND NOT locked.marked RETURNING runs.id
-        )
-        SELECT count(*) FROM done
-    """
-
-
-async def _to_all(pool: Pool, id: UUID, marking: str, then: str) -> None:
-    """Mark a run and all below it, lock them, and do `then`, which so sees the last event of each."""
+async def _to_all(pool: Pool, id: UUID, where: str, change: str, then: str | None = None) -> None:
+    """Change a run and all below it, `where` that is to be done, lock them, and do `then`, which so sees the last event
+    of each."""
     for tries_left in reversed(range(TRIES)):
         try:
             async with pool.acquire() as connection, connection.transaction():
-                # Until nothing is new: what a run began in the meantime would go on without it.
-                while await connection.fetchval(marking, id):
+                # Until nothing is new: what a run began in the meantime would be left out.
+                while await connection.fetchval(_changing(where, change), id):
                     pass
-                await connection.execute(then, id)
+                if then:
+                    await connection.execute(then, id)
+                # There may be a place left; and whoever claimed in the meantime has passed over what we had locked.
+                await connection.execute("SELECT pg_notify('run_queued', '')")
                 return
         except TransactionRollbackError:
             if not tries_left:
                 raise
+
+
+def _changing(where: str, change: str) -> str:
+    return f"""
+        {TREE}, locked AS (
+            SELECT id, {where} AS due FROM runs WHERE id IN (SELECT id FROM tree) AND ended_at IS NULL
+            ORDER BY id FOR UPDATE
+        ), done AS (
+            UPDATE runs SET {change} FROM locked WHERE runs.id = locked.id AND due RETURNING runs.id
+        )
+        SELECT count(*) FROM done
+    """

@@ -26,6 +26,7 @@ async def limit_runs(pool: Pool, graph_id: UUID, at_most: int | None) -> None:
             f"""
             UPDATE runs SET limited = $2 OR concurrency_key IS NOT NULL
             WHERE id = ANY(ARRAY({OPEN})) AND graph_id = $1 AND parent_run_id IS NULL
+                AND limited <> ($2 OR concurrency_key IS NOT NULL)
             """,
             graph_id,
             at_most is not None,

@@ -33,10 +33,11 @@ async def claim(pool: Pool, executor: UUID, wanted: int, at_most: int = 0) -> li
     return [run_of(row) for row in rows]
 
 
+# By the time of the statement: that of the transaction is from before it waited for its turn, and for newer runs.
 TAKE = """
     UPDATE runs SET
-        status = 'RUNNING', executor = $1, attempt = attempt + 1, started_at = coalesce(started_at, now()),
-        wake_at = NULL
+        status = 'RUNNING', executor = $1, attempt = attempt + 1, wake_at = NULL,
+        started_at = coalesce(started_at, statement_timestamp())
 """
 
 # Only while no limited run is queued: which of them comes first is not to be seen here.
@@ -143,7 +144,7 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
     await connection.execute(
         """
         WITH released AS (
-            UPDATE runs SET status = 'QUEUED', executor = NULL
+            UPDATE runs SET status = 'QUEUED', executor = NULL, node_runs = NULL
             WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id
         )
         SELECT pg_notify('run_queued', '') FROM released LIMIT 1
@@ -159,7 +160,7 @@ async def rescue(pool: Pool) -> list[UUID]:
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(
             """
-            UPDATE runs SET status = 'QUEUED', executor = NULL
+            UPDATE runs SET status = 'QUEUED', executor = NULL, node_runs = NULL
             WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM executors)
             RETURNING id
             """

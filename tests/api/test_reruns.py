@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import pytest
 
 from backend.blocks.block import Context, Pins
+from backend.store import events, retention
+from backend.store.connection import Pool, Queryable
+from backend.store.events import Event
 from tests.execution.engine import TestBlock, calls, steered_blocks
 
 __all__ = ["steered_blocks"]
@@ -127,6 +131,27 @@ async def test_a_fork_runs_what_follows_from_the_inputs_that_changed(two_inputs:
     assert calls == ["right"]
     assert again["outputs"] == {"z": [[[1, 2], "c"]], "w": [1, 2]}
     assert again["inputs"] == {"x": [1, 2], "y": "c"}
+
+
+@pytest.mark.usefixtures("executor")
+async def test_an_input_that_is_equal_in_python_alone_is_different(two_inputs: Agent):
+    run = await two_inputs.run(x=[1], y=[{"a": 1}])
+    again = await two_inputs.again(run, "fork", inputs={"y": [{"a": True}]})
+    assert again["outputs"]["z"][0][1][0]["a"] is True
+
+
+@pytest.mark.usefixtures("executor")
+async def test_a_run_that_is_deleted_while_it_is_read_is_not_run_again(two_inputs: Agent, database: Pool, monkeypatch):
+    run, read_all = await two_inputs.run(x=[1], y=2), events.read_all
+
+    async def deleted_before(connection: Queryable, run_id: UUID) -> list[Event]:
+        await retention.delete_surplus(database, 0)
+        return await read_all(connection, run_id)
+
+    monkeypatch.setattr(events, "read_all", deleted_before)
+    async with two_inputs.api.post(f"/api/v2/runs/{run['id']}/fork", json={"inputs": {"y": 3}}) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (404, "unknown_run")
+    assert await database.fetchval("SELECT count(*) FROM runs") == 0
 
 
 @pytest.mark.usefixtures("executor")

@@ -6,6 +6,8 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from backend.execution import run as run_module
 from backend.store import control, events
 from tests.execution.engine import Engine, calls, gates
@@ -199,3 +201,21 @@ async def test_an_executor_has_written_once_before_its_first_run_waits_for_it(en
     monkeypatch.setattr(events, "append", watched)
     async with engine.worker(), asyncio.timeout(20):
         await written.wait()
+
+
+async def test_a_run_that_was_paused_before_it_began_tells_that_it_begins(engine: Engine):
+    run_id = await engine.queue(await engine.add(x="in"), x=1)
+    await control.pause(engine.pool, run_id)
+    await control.resume(engine.pool, run_id)
+    async with engine.worker():
+        assert (await engine.end_of(run_id))[0].status == "COMPLETED"
+    types = [event.type for event in await engine.events(run_id)]
+    assert types[:4] == ["run.queued", "run.paused", "run.started", "node.started"]
+
+
+@pytest.mark.parametrize(("value", "name"), [(5, "5"), ([1], "[1]"), ("given", "given")])
+async def test_whatever_comes_to_the_name_of_an_output_is_its_name_as_text(engine: Engine, value: object, name: str):
+    graph = await engine.add("x.result -> y.name", x="in", y={"block_id": "out", "input_default": {"value": 1}})
+    async with engine.worker():
+        _, history = await engine.run(graph, x=value)
+    assert history.outputs == {name: [1]}

@@ -11,7 +11,7 @@ import pytest
 
 from backend.execution import executor, outside
 from backend.execution.scheduler import rescue, wake
-from backend.store import control, runs, waking
+from backend.store import control, queue, runs, waking
 from backend.store.runs import StoredRun
 from tests.execution.agents import CALL, IN, OUT, call, calling, calling_itself, gated_child, node, parked_after
 from tests.execution.engine import Engine, assert_gap_free, calls, gates
@@ -200,6 +200,39 @@ async def test_runs_that_wait_are_stopped_without_any_executor(engine: Engine, m
     await control.request_stop(engine.pool, run_id)
     assert [(await runs.get(engine.pool, id)).status for id in (run_id, child_id)] == ["TERMINATED"] * 2
     assert_gap_free(await engine.events(run_id))
+
+
+@pytest.mark.parametrize("first", [control.pause, control.request_stop])
+async def test_a_tree_that_is_paused_and_stopped_ends_though_a_node_below_is_at_work(engine: Engine, first):
+    parent = await calling(engine, await gated_child(engine))
+    async with engine.worker():
+        run_id, child_id = await parked_caller(engine, parent, x=1)
+        second = control.pause if first is control.request_stop else control.request_stop
+        # The order in which all is decided before the executor has heard of any of it.
+        for steer in (first, second):
+            await steer(engine.pool, run_id)
+        ends = [(await engine.end_of(id))[0].status for id in (child_id, run_id)]
+    assert ends == ["TERMINATED"] * 2
+
+
+async def test_what_a_paused_run_begins_while_it_is_resumed_is_resumed_too(engine: Engine):
+    parent_id = await engine.queue(await engine.add(x=IN))
+    child_graph, executor_id, child_id = await engine.add(x=IN), uuid4(), uuid4()
+    [parent] = await queue.claim(engine.pool, executor_id, 1)
+    await control.pause(engine.pool, parent_id)
+    async with engine.pool.acquire() as connection:
+        async with connection.transaction():
+            await runs.insert_child(connection, parent, 1, child_id, child_graph, 1, {})
+            resuming = asyncio.create_task(control.resume(engine.pool, parent_id))
+            await until_somebody_waits_for_a_lock(engine)
+        await resuming
+    assert not (await runs.get(engine.pool, child_id)).paused
+
+
+async def until_somebody_waits_for_a_lock(engine: Engine) -> None:
+    async with asyncio.timeout(20):
+        while not await engine.pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            pass
 
 
 async def test_a_caller_is_woken_though_the_answer_that_says_so_is_lost(engine: Engine, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from backend.execution import executor
 from backend.execution import run as run_module
 from backend.execution.scheduler import keep_house, wake
-from backend.store import runs
+from backend.store import control, runs
 from tests.execution.agents import OUT, TIMER, node, parked_after
 from tests.execution.engine import Engine, assert_gap_free
 
@@ -55,6 +55,19 @@ async def test_a_long_wait_leaves_its_place_to_others(engine: Engine):
     due = await engine.pool.fetchval("SELECT wake_at - created_at FROM runs WHERE id = $1", waiting)
     assert (run.status, run.executor) == ("RUNNING", None)
     assert 3590 < due.total_seconds() < 3610
+
+
+async def test_who_waits_for_the_place_of_a_run_hears_when_it_is_stopped(engine: Engine):
+    async with engine.worker():
+        run_id = await engine.queue(await timer(engine, hours="1"))
+        await engine.until(run_id, parked_after("node.waiting"))
+    heard = asyncio.Event()
+    async with engine.pool.acquire() as connection:
+        await connection.add_listener(runs.QUEUED, hear := lambda *_: heard.set())
+        await control.request_stop(engine.pool, run_id)
+        async with asyncio.timeout(20):
+            await heard.wait()
+        await connection.remove_listener(runs.QUEUED, hear)
 
 
 async def test_a_wait_goes_on_in_another_executor_for_what_is_left_of_it(engine: Engine):

@@ -57,6 +57,21 @@ async def test_runs_are_claimed_oldest_first(pool: Pool):
     assert claimed == queued
 
 
+async def test_no_run_starts_before_it_was_asked_for(pool: Pool):
+    first = await queue_run(pool)
+    await pool.execute("UPDATE runs SET limited = true")
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", queue.PLACES)
+        claiming = asyncio.create_task(queue.claim(pool, uuid4(), 10))
+        async with asyncio.timeout(20):
+            while not await pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+                pass
+        second = await queue_run(pool)
+    claimed = await claiming
+    assert [run.id for run in claimed] == [first, second]
+    assert all(run.started_at and run.started_at > run.created_at for run in claimed)
+
+
 async def test_an_executor_that_lost_its_run_cannot_write_to_it(pool: Pool):
     await queue_run(pool)
     paused, before = await claim(pool)
