@@ -43,7 +43,7 @@ STOP_MARKED = f"""
     {TREE}, at_work AS (
         SELECT DISTINCT unnest(path) AS id FROM tree WHERE executor IS NOT NULL
     ), ended AS (
-        UPDATE runs SET status = 'TERMINATED', ended_at = now(), wake_at = NULL FROM tree
+        UPDATE runs SET status = 'TERMINATED', ended_at = now(), wake_at = NULL, has_place = false FROM tree
         WHERE runs.id = tree.id AND ended_at IS NULL
             AND runs.executor IS NULL AND runs.id NOT IN (SELECT id FROM at_work)
         RETURNING runs.id
@@ -75,8 +75,9 @@ PAUSE_MARKED = f"""
         SELECT id, status, number, type FROM tree JOIN runs USING (id), LATERAL (
             SELECT number, type FROM run_events WHERE run_id = tree.id ORDER BY number DESC LIMIT 1
         ) AS last WHERE tree.executor IS NULL AND paused AND type <> 'run.paused'
-    ), unbegun AS (
-        UPDATE runs SET node_runs = 0 WHERE id IN (SELECT id FROM resting) AND attempt = 0
+    ), rested AS (
+        UPDATE runs SET has_place = false, node_runs = CASE WHEN attempt = 0 THEN 0 ELSE node_runs END
+        WHERE id IN (SELECT id FROM resting)
     ), event AS (
         INSERT INTO run_events (run_id, number, type, data, created_at)
         SELECT id, number + 1, 'run.paused', json_build_object('status', status), now() FROM resting

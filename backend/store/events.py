@@ -107,6 +107,7 @@ APPEND = """
                 ELSE final.status
             END,
             error = final.error, executor = NULL, wake_at = final.wake_at, node_runs = final.node_runs,
+            has_place = runs.has_place AND final.status IN ('QUEUED', 'RUNNING') AND NOT runs.paused,
             ended_at = CASE WHEN final.status NOT IN ('QUEUED', 'RUNNING', 'REVIEW') THEN now() END
         FROM unnest($8::uuid[], $9::text[], $10::text[], $11::timestamptz[], $12::int[])
             AS final (id, status, error, wake_at, node_runs)

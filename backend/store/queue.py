@@ -36,15 +36,17 @@ async def claim(pool: Pool, executor: UUID, wanted: int, at_most: int = 0) -> li
 # By the time of the statement: that of the transaction is from before it waited for its turn, and for newer runs.
 TAKE = """
     UPDATE runs SET
-        status = 'RUNNING', executor = $1, attempt = attempt + 1, wake_at = NULL,
+        status = 'RUNNING', executor = $1, attempt = attempt + 1, wake_at = NULL, has_place = (parent_run_id IS NULL),
         started_at = coalesce(started_at, statement_timestamp())
 """
 
-# Only while no limited run is queued: which of them comes first is not to be seen here.
+LIMITED = "status = 'QUEUED' AND NOT paused AND limited AND NOT has_place"
+UNLIMITED = "status = 'QUEUED' AND NOT paused AND NOT limited"
+
+# Only while no limited run waits for a place: which of them comes first is not to be seen here.
 CLAIM = f"""
     WITH next AS (
-        SELECT id FROM runs WHERE status = 'QUEUED' AND NOT paused AND NOT limited
-            AND NOT EXISTS (SELECT FROM runs WHERE status = 'QUEUED' AND NOT paused AND limited)
+        SELECT id FROM runs WHERE {UNLIMITED} AND NOT EXISTS (SELECT FROM runs WHERE {LIMITED})
         ORDER BY depth DESC, priority DESC, created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
     )
     {TAKE} FROM next WHERE runs.id = next.id RETURNING runs.*
@@ -57,86 +59,100 @@ CLAIM_THESE = f"""
     {TAKE} FROM next WHERE runs.id = next.id RETURNING runs.*
 """
 
-# The first of every queue: of the one without limits, and of each there is for a graph and a key, which are found by
-# jumping from one to the next in the index.
-FIRST = """
+ANY_LIMITED = "SELECT EXISTS (SELECT FROM runs WHERE status = 'QUEUED' AND NOT paused AND limited)"
+
+# What has a place goes on before others begin. Of each graph that is not full its first runs follow, but for those of
+# full keys; the graphs are found by jumping from one to the next in the index.
+FIRST = f"""
     WITH RECURSIVE queues AS (
-        (SELECT graph_id, coalesce(concurrency_key, '') AS key FROM runs
-        WHERE status = 'QUEUED' AND NOT paused AND limited
-        ORDER BY graph_id, coalesce(concurrency_key, '') LIMIT 1)
+        (SELECT graph_id FROM runs WHERE {LIMITED} ORDER BY graph_id LIMIT 1)
         UNION ALL
-        SELECT following.* FROM queues, LATERAL (
-            SELECT graph_id, coalesce(concurrency_key, '') FROM runs
-            WHERE status = 'QUEUED' AND NOT paused AND limited
-                AND (graph_id, coalesce(concurrency_key, '')) > (queues.graph_id, queues.key)
-            ORDER BY graph_id, coalesce(concurrency_key, '') LIMIT 1
+        SELECT following.graph_id FROM queues, LATERAL (
+            SELECT graph_id FROM runs WHERE {LIMITED} AND graph_id > queues.graph_id ORDER BY graph_id LIMIT 1
         ) AS following
     ), first AS (
-        SELECT head.* FROM queues, LATERAL (
-            SELECT id, graph_id, concurrency_key, concurrency_limit, depth, priority, created_at FROM runs
-            WHERE status = 'QUEUED' AND NOT paused AND limited
-                AND graph_id = queues.graph_id AND coalesce(concurrency_key, '') = queues.key
-            ORDER BY priority DESC, created_at, id LIMIT $1
-        ) AS head
+        SELECT runs.* FROM runs WHERE has_place AND status = 'QUEUED' AND NOT paused
         UNION ALL
-        (SELECT id, graph_id, concurrency_key, concurrency_limit, depth, priority, created_at FROM runs
-        WHERE status = 'QUEUED' AND NOT paused AND NOT limited
+        SELECT head.* FROM queues, LATERAL (
+            SELECT * FROM runs
+            WHERE {LIMITED} AND graph_id = queues.graph_id
+                AND (concurrency_key IS NULL OR concurrency_key <> ALL($3::text[]))
+            ORDER BY priority DESC, created_at, id LIMIT $1
+        ) AS head WHERE queues.graph_id <> ALL($2::uuid[])
+        UNION ALL
+        (SELECT * FROM runs WHERE {UNLIMITED} AND NOT has_place
         ORDER BY depth DESC, priority DESC, created_at, id LIMIT $1)
     )
-    SELECT first.*, max_concurrent_runs AS graph_limit FROM first LEFT JOIN graph_settings USING (graph_id)
-    ORDER BY depth DESC, priority DESC, created_at, id
+    SELECT id, graph_id, concurrency_key, concurrency_limit, max_concurrent_runs AS graph_limit, depth, has_place
+    FROM first LEFT JOIN graph_settings USING (graph_id)
+    ORDER BY has_place DESC, depth DESC, priority DESC, created_at, id
 """
 
 
 async def _claim_limited(pool: Pool, executor: UUID, wanted: int, at_most: int) -> Sequence[Record]:
     async with pool.acquire() as connection, connection.transaction():
-        if not at_most and not await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM runs WHERE status = 'QUEUED' AND NOT paused AND limited)"
-        ):
+        if not at_most and not await connection.fetchval(ANY_LIMITED):
             return []
         # Each a statement of its own: what the one before us claimed is seen only after we have the lock.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", PLACES)
-        places = Places(await connection.fetch(AT_WORK), at_most)
-        chosen = places.fill(await connection.fetch(FIRST, wanted), wanted)
-        return await connection.fetch(CLAIM_THESE, executor, chosen) if chosen else []
+        places, claimed = Places(await connection.fetch(TAKEN), at_most), list[Record]()
+        while len(claimed) < wanted:
+            left = wanted - len(claimed)
+            chosen = places.fill(await connection.fetch(FIRST, left, *places.full()), left)
+            if not chosen:
+                break
+            claimed += await connection.fetch(CLAIM_THESE, executor, chosen)
+        return claimed
 
 
-# What waits for a run below it, or for a time, keeps its place; what waits for a person does not.
-AT_WORK = """
-    SELECT graph_id, concurrency_key, count(*) AS count FROM runs
-    WHERE status = 'RUNNING' AND parent_run_id IS NULL GROUP BY graph_id, concurrency_key
+TAKEN = """
+    SELECT graph_id, concurrency_key, max(concurrency_limit) AS concurrency_limit,
+        max(max_concurrent_runs) AS graph_limit, count(*) AS count
+    FROM runs LEFT JOIN graph_settings USING (graph_id) WHERE has_place GROUP BY graph_id, concurrency_key
 """
 
 
 class Places:
-    """Which runs may begin, given those at work. A run below another takes no place: its first ancestor has one."""
+    """Which runs may begin, given those that have a place; a run below another needs none."""
 
-    def __init__(self, at_work: Iterable[Record], at_most: int) -> None:
+    def __init__(self, taken: Iterable[Record], at_most: int) -> None:
         self._at_most = at_most or math.inf
         self._taken: Counter[object] = Counter()
-        for row in at_work:
+        self._full_graphs: set[UUID] = set()
+        self._full_keys: set[str] = set()
+        for row in taken:
             self._take(row, row["count"])
+
+    def full(self) -> tuple[list[UUID], list[str]]:
+        """The graphs and keys for which no place is left."""
+        return list(self._full_graphs), list(self._full_keys)
 
     def fill(self, queued: Iterable[Record], wanted: int) -> list[UUID]:
         """The ids of the first of `queued`, in their order, for which there is a place."""
         chosen: list[UUID] = []
         for row in queued:
-            if len(chosen) < wanted and (row["depth"] or self._has_place(row)):
+            if len(chosen) < wanted and (row["depth"] or row["has_place"] or self._is_free_for(row)):
                 chosen.append(row["id"])
-                if not row["depth"]:
+                if not row["depth"] and not row["has_place"]:
                     self._take(row, 1)
         return chosen
 
-    def _has_place(self, row: Record) -> bool:
-        return (
-            self._taken["all"] < self._at_most
-            and self._taken[row["graph_id"]] < (row["graph_limit"] or math.inf)
-            and self._taken[(row["concurrency_key"],)] < (row["concurrency_limit"] or math.inf)
-        )
+    def _is_free_for(self, row: Record) -> bool:
+        self._note_full(row)
+        free = row["graph_id"] not in self._full_graphs and row["concurrency_key"] not in self._full_keys
+        return free and self._taken["all"] < self._at_most
 
     def _take(self, row: Record, places: int) -> None:
         for of in ("all", row["graph_id"], (row["concurrency_key"],)):
             self._taken[of] += places
+        self._note_full(row)
+
+    def _note_full(self, row: Record) -> None:
+        if self._taken[row["graph_id"]] >= (row["graph_limit"] or math.inf):
+            self._full_graphs.add(row["graph_id"])
+        key = row["concurrency_key"]
+        if key is not None and self._taken[(key,)] >= (row["concurrency_limit"] or math.inf):
+            self._full_keys.add(key)
 
 
 async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] = ()) -> None:
@@ -144,7 +160,8 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
     await connection.execute(
         """
         WITH released AS (
-            UPDATE runs SET status = 'QUEUED', executor = NULL, node_runs = NULL
+            UPDATE runs SET
+                status = 'QUEUED', executor = NULL, node_runs = NULL, has_place = has_place AND NOT paused
             WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id
         )
         SELECT pg_notify('run_queued', '') FROM released LIMIT 1
@@ -160,7 +177,8 @@ async def rescue(pool: Pool) -> list[UUID]:
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(
             """
-            UPDATE runs SET status = 'QUEUED', executor = NULL, node_runs = NULL
+            UPDATE runs SET
+                status = 'QUEUED', executor = NULL, node_runs = NULL, has_place = has_place AND NOT paused
             WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM executors)
             RETURNING id
             """

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import control, events, graph_settings, graphs, queue, runs
+from backend.store import control, events, graph_settings, graphs, queue, runs, waking
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry
 from backend.store.identifiers import child_run_id, new_id
@@ -101,7 +101,8 @@ async def test_an_urgent_run_overtakes_thousands_whose_turn_it_is_not(pool: Pool
     for _ in range(20):
         run = await queued(pool, free, priority=5)
         assert await claimed(pool) == [run]
-    plan = await pool.fetch("EXPLAIN (ANALYZE, FORMAT JSON) " + queue.FIRST.replace("$1", "10"))
+    first = queue.FIRST.replace("$1", "10").replace("$2", f"'{{{limited}}}'").replace("$3", "'{}'")
+    plan = await pool.fetch("EXPLAIN (ANALYZE, FORMAT JSON) " + first)
     assert _rows_read(plan[0][0][0]["Plan"]) < 500, "it does not read the queue from end to end"
 
 
@@ -176,10 +177,35 @@ async def test_a_run_in_review_gives_up_its_place_and_one_that_waits_for_another
     assert await claimed(pool) == [first]
     await end(pool, first, "RUNNING")
     assert await claimed(pool) == []
-    await pool.execute("UPDATE runs SET status = 'REVIEW' WHERE id = $1", first)
+    await pool.execute("UPDATE runs SET status = 'REVIEW', has_place = false WHERE id = $1", first)
     assert await claimed(pool) == [second]
     await end(pool, second)
     assert await claimed(pool) == [third]
+
+
+@pytest.mark.parametrize("woken", [True, False])
+async def test_a_run_keeps_its_place_while_it_is_handed_over_or_woken(pool: Pool, woken: bool):
+    graph_id = await add(pool)
+    await graph_settings.limit_runs(pool, graph_id, 1)
+    first = await queued(pool, graph_id)
+    assert await claimed(pool) == [first]
+    await end(pool, first, "RUNNING" if woken else "QUEUED")
+    urgent = await queued(pool, graph_id, priority=9)
+    if woken:
+        await waking.wake(pool, first)
+    assert await claimed(pool, 1) == [first]
+    await end(pool, first)
+    assert await claimed(pool) == [urgent]
+
+
+async def test_a_queue_of_many_keys_is_served_in_order_and_past_those_that_are_full(pool: Pool):
+    graph_id = await add(pool)
+    first, second = [await queued(pool, graph_id, concurrency_key="a", concurrency_limit=1) for _ in range(2)]
+    other = await queued(pool, graph_id, concurrency_key="b", concurrency_limit=1)
+    assert await claimed(pool, 2) == [first, other]
+    assert await claimed(pool) == []
+    await end(pool, first)
+    assert await claimed(pool) == [second]
 
 
 async def test_a_paused_run_holds_nobody_up(pool: Pool):

@@ -5,8 +5,9 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
-# The queue: what is below other runs comes first, for those wait for it. A `limited` run has a queue of its own, by all
-# that limits it; runs below others are never limited.
+# The queue: what is below other runs comes first, for those wait for it. The `limited` runs of a graph have a queue of
+# their own; runs below others are never limited. A run takes a place from when it is claimed until it ends, rests, or
+# waits for a person.
 STATEMENTS = """
 ALTER TABLE runs
     ADD COLUMN priority smallint NOT NULL DEFAULT 0,
@@ -16,12 +17,14 @@ ALTER TABLE runs
     ADD COLUMN concurrency_key text,
     ADD COLUMN concurrency_limit integer,
     ADD COLUMN limited boolean NOT NULL DEFAULT false,
+    ADD COLUMN has_place boolean NOT NULL DEFAULT false,
     ADD COLUMN node_runs integer;
 DROP INDEX runs_queued;
 CREATE INDEX runs_queued ON runs (depth DESC, priority DESC, created_at, id)
     WHERE status = 'QUEUED' AND NOT paused AND NOT limited;
-CREATE INDEX runs_limited ON runs (graph_id, coalesce(concurrency_key, ''), priority DESC, created_at, id)
+CREATE INDEX runs_limited ON runs (graph_id, priority DESC, created_at, id)
     WHERE status = 'QUEUED' AND NOT paused AND limited;
+CREATE INDEX runs_with_place ON runs (graph_id) WHERE has_place;
 CREATE INDEX runs_paused ON runs (id) WHERE paused;
 CREATE INDEX runs_ended_as ON runs (status, created_at DESC, id DESC)
     WHERE status IN ('COMPLETED', 'FAILED', 'TERMINATED');
@@ -52,11 +55,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TABLE graph_settings, run_values")
-    op.execute("DROP INDEX runs_queued, runs_limited, runs_paused, runs_ended_as, runs_of_graph_ended_as, reviews_in")
+    op.execute(
+        "DROP INDEX runs_queued, runs_limited, runs_with_place, runs_paused, runs_ended_as, runs_of_graph_ended_as,"
+        " reviews_in"
+    )
     op.execute("CREATE INDEX reviews_waiting ON reviews (created_at DESC, id DESC) WHERE status = 'WAITING'")
     op.execute("UPDATE runs SET status = 'TERMINATED', ended_at = now() WHERE paused AND ended_at IS NULL")
     op.execute(
         "ALTER TABLE runs DROP COLUMN priority, DROP COLUMN paused, DROP COLUMN rerun_of, DROP COLUMN input_masks,"
-        " DROP COLUMN concurrency_key, DROP COLUMN concurrency_limit, DROP COLUMN limited, DROP COLUMN node_runs"
+        " DROP COLUMN concurrency_key, DROP COLUMN concurrency_limit, DROP COLUMN limited, DROP COLUMN has_place,"
+        " DROP COLUMN node_runs"
     )
     op.execute("CREATE INDEX runs_queued ON runs (created_at, id) WHERE status = 'QUEUED'")
