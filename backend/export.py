@@ -62,12 +62,16 @@ def export(format: str, folder: Path) -> list[Path]:
     return write(FORMATS[format]().render(lines, context), folder, mark)
 
 
+# Settings that are not to lie in a file for all to read.
+SECRET = ("database_url", "encryption_key")
+
+
 def _lines(commands: Sequence[Command], settings: Settings) -> list[Line]:
     """Every line, with this interpreter as `python`, and with what is set in our environment."""
     path = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     env = {"APP_ENV": "production", "PATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
     for name in Settings.model_fields:
-        if name.upper() in os.environ and name not in ("app_env", "database_url"):
+        if name.upper() in os.environ and name not in ("app_env", *SECRET):
             env[name.upper()] = os.environ[name.upper()]
     databases = tuple(short_name(command.name) for command in commands if _module(command) == DATABASE)
     return [

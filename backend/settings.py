@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     database_url: Annotated[str | None, BeforeValidator(_postgres_address)] = Field(
         default=None, description="postgresql://… of an external PostgreSQL; unset: the bundled one in DATA_DIR"
     )
+    encryption_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = Field(
+        default=None, description="32 bytes in Base64 that encrypt secrets; unset: made and kept in DATA_DIR"
+    )
     data_dir: Path = Field(default=Path(".data"), description="folder of the bundled PostgreSQL and of run-time files")
     log_dir: Annotated[Path | None, BeforeValidator(_none_if_empty)] = Field(
         default=None, description="folder that gets a log file of each process, a new one every 10 MB; 5 old are kept"
@@ -96,7 +99,8 @@ def _sentence(error: ErrorDetails) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
     # An address may hold a password.
-    found = "is not an address of a database" if name == "DATABASE_URL" else f"is {error['input']!r}"
+    secret = {"DATABASE_URL": "is not an address of a database", "ENCRYPTION_KEY": "is not a key"}
+    found = secret.get(name) or f"is {error['input']!r}"
     return f"{name} {found}: {reason[:1].lower()}{reason[1:]}"
 
 

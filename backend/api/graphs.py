@@ -14,10 +14,10 @@ from backend.api.body import read_json_bytes
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runnable import check, missing_calls
 from backend.api.services import Use
 from backend.blocks import registry
 from backend.errors import InvalidCursor, InvalidGraphFile, MalformedJson, TooLarge, UnknownGraph, UnsupportedMediaType
+from backend.execution.runnable import check, missing_calls
 from backend.graphs import exchange
 from backend.graphs.faults import GraphFileError
 from backend.graphs.graph import MAX_VERSION, Graph

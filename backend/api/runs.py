@@ -15,7 +15,6 @@ from backend.api.graphs import Version, existing_graph
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runnable import check, missing_calls
 from backend.api.services import Use
 from backend.blocks import registry
 from backend.errors import (
@@ -29,6 +28,7 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution.history import History, NodeRun, fold
+from backend.execution.runnable import check, missing_calls
 from backend.graphs.graph import Graph
 from backend.graphs.validation import Problem, check_inputs, check_masks
 from backend.store import control, events, runs
