@@ -91,6 +91,12 @@ class UnknownReview(NotFound):
     code, title = "unknown_review", "There is no such review"
 
 
+class UnknownSchedule(NotFound):
+    """No schedule has this id."""
+
+    code, title = "unknown_schedule", "There is no such schedule"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 

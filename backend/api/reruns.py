@@ -14,7 +14,7 @@ from backend.api.body import JsonRoute
 from backend.api.graphs import existing_graph
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, check_values, existing_run, read_detail, runnable
+from backend.api.runs import RunDetail, existing_run, read_detail
 from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
@@ -28,6 +28,7 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution import rerun
+from backend.execution.runnable import check_values, runnable
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.faults import printable
 from backend.graphs.graph import Graph

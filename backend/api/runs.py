@@ -16,7 +16,6 @@ from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
-from backend.blocks import registry
 from backend.errors import (
     GraphNotRunnable,
     InvalidCursor,
@@ -28,12 +27,9 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution.history import History, NodeRun, fold
-from backend.execution.runnable import check, missing_calls
-from backend.graphs.graph import Graph
-from backend.graphs.validation import Problem, check_inputs, check_masks
+from backend.execution.runnable import check_values, runnable
 from backend.store import control, events, runs
 from backend.store.connection import Queryable
-from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id, node_run_id
 from backend.store.retention import delete_run
 from backend.store.runs import StoredRun
@@ -97,6 +93,7 @@ class RunSummary(BaseModel):
     priority: int
     paused: bool = Field(description="it is to rest; it does once the nodes at work have finished")
     concurrency_key: str | None
+    schedule_id: UUID | None = Field(description="the schedule that began it")
 
 
 class NodeExecution(BaseModel):
@@ -197,25 +194,6 @@ async def start(
     return detail
 
 
-async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
-    """The graph, or GraphNotRunnable."""
-    checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, checked.graph))
-    return checked.graph
-
-
-def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
-    """Raises InvalidInputs if no run of the graph can begin with them."""
-    catalogue = registry.catalogue()
-    _refuse(InvalidInputs, check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks))
-
-
-def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
-    if problems:
-        shown = [problem.model_dump() for problem in problems]
-        raise error(" ".join(problem.message for problem in problems), problems=shown)
-
-
 @router.get(
     "/runs", operation_id="list_runs", summary="List the runs, newest first", responses=documented(InvalidCursor)
 )
@@ -226,8 +204,14 @@ async def list_(
     graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
     status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
     parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
+    schedule_id: Annotated[UUID | None, Query(description="only runs that this schedule began")] = None,
 ) -> Page[RunSummary]:
-    wanted: runs.Wanted = {"graph_id": graph_id, "statuses": status, "parent_run_id": parent_run_id}
+    wanted: runs.Wanted = {
+        "graph_id": graph_id,
+        "statuses": status,
+        "parent_run_id": parent_run_id,
+        "schedule_id": schedule_id,
+    }
     rows = await runs.page(use.database, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
     counts = await node_run_counts(use.database, [run.id for run in shown])
