@@ -201,7 +201,7 @@ IN_BODY = documented(TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidIn
 )
 async def create(body: CreateSchedule, use: Use, caller: Starter, response: Response) -> ScheduleDetail:
     """What would be refused at the start of a run is refused now."""
-    stored = await existing_graph(use.database, body.graph_id, body.graph_version)
+    stored = await existing_graph(use.database, caller, body.graph_id, body.graph_version)
     check_values(await runnable(use.database, stored), body.inputs, {})
     now = await schedules.now(use.database)
     given = cast("Given", body.model_dump() | _timing(body.cron, body.run_at, body.timezone, now))
@@ -282,7 +282,7 @@ async def change(schedule_id: UUID, body: ChangeSchedule, use: Use, caller: Star
         now = await schedules.now(connection)
         if changes.keys() & {"graph_version", "inputs"}:
             version = changes.get("graph_version", before.graph_version)
-            stored = await existing_graph(connection, before.graph_id, version)
+            stored = await existing_graph(connection, caller, before.graph_id, version)
             check_values(await runnable(connection, stored), changes.get("inputs", before.inputs), {})
         if changes.keys() & {"cron", "run_at", "timezone"}:
             changes |= _changed_timing(before, body, now)
@@ -358,12 +358,12 @@ async def resume(schedule_id: UUID, use: Use, caller: Starter) -> ScheduleDetail
 async def fire(schedule_id: UUID, use: Use, caller: Starter, response: Response) -> RunDetail:
     """When it is due next stays as it is. A schedule that is paused or has ended can be fired, too."""
     schedule = await _existing(use.database, schedule_id, caller)
-    stored = await existing_graph(use.database, schedule.graph_id, schedule.graph_version)
+    stored = await existing_graph(use.database, caller, schedule.graph_id, schedule.graph_version)
     check_values(await runnable(use.database, stored), schedule.inputs, {})
     run = Begun(new_id(), caller.user_id, stored.id, stored.version, schedule.inputs, schedule_id=schedule.id)
     await runs.insert_begun(use.database, [run])
     response.headers["Location"] = f"/api/v2/runs/{run.id}"
-    return await read_detail(use.database, run.id)
+    return await read_detail(use.database, caller, run.id)
 
 
 async def _existing(database: Queryable, id: UUID, caller: Caller, *, lock: bool = False) -> StoredSchedule:

@@ -48,7 +48,7 @@ def check(stored: StoredGraph) -> CheckedGraph:
 async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
     """The graph. Raises GraphNotRunnable."""
     checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, checked.graph))
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
     return checked.graph
 
 
@@ -64,12 +64,12 @@ def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Proble
         raise error(" ".join(problem.message for problem in problems), problems=shown)
 
 
-async def missing_calls(database: Queryable, graph: Graph) -> list[Problem]:
-    """The calls of graphs that this server does not have."""
-    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, call)]
+async def missing_calls(database: Queryable, user_id: UUID, graph: Graph) -> list[Problem]:
+    """The calls of graphs that this user does not have."""
+    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, user_id, call)]
 
 
-async def _is_here(database: Queryable, call: Call) -> bool:
+async def _is_here(database: Queryable, user_id: UUID, call: Call) -> bool:
     try:
         id = UUID(call.graph_id)
     except ValueError:
@@ -78,7 +78,7 @@ async def _is_here(database: Queryable, call: Call) -> bool:
     return (
         isinstance(version, int)
         and 1 <= version <= MAX_VERSION
-        and await graphs.name_of(database, id, version) is not None
+        and await graphs.name_of(database, user_id, id, version) is not None
     )
 
 

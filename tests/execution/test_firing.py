@@ -44,7 +44,7 @@ async def fired(engine: Engine, schedule: StoredSchedule) -> tuple[StoredSchedul
     """The schedule as it is now, and how many runs it began."""
     found = await schedules.get(engine.pool, schedule.id, DEFAULT_USER)
     assert found
-    return found, await runs.count(engine.pool, schedule_id=schedule.id)
+    return found, await runs.count(engine.pool, DEFAULT_USER, schedule_id=schedule.id)
 
 
 async def test_a_schedule_that_is_due_begins_a_run_and_moves_on(engine: Engine, add: Any):
