@@ -84,8 +84,9 @@ async def fire_due(pool: Pool) -> int:
         outcomes = [_outcome(each, now, graphs) for each in found]
         await runs.insert_begun(connection, [run for _, begun in outcomes for run in begun])
         await schedules.advance(connection, [advance for advance, _ in outcomes])
-    for advance, begun in outcomes:
-        log.info("a schedule was due", schedule=str(advance.id), runs=len(begun), error=advance.error)
+    for advance, _ in outcomes:
+        if advance.error:
+            log.warning("a schedule could not begin a run", schedule=str(advance.id), error=advance.error)
     return len(found)
 
 
