@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -38,6 +39,16 @@ def _postgres_address(value: object) -> object:
 
 def _none_if_empty(value: object) -> object:
     return value or None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on this host."""
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _lower(value: object) -> object:
@@ -76,6 +87,12 @@ class Settings(BaseSettings):
     )
     max_concurrent_runs: int = Field(
         default=0, ge=0, description="runs at work at a time on all executors, not counting sub-agents; 0: any number"
+    )
+    rate_limit_per_minute: int = Field(
+        default=6000, ge=0, description="requests a minute that each API key may send, on all machines; 0: any number"
+    )
+    backend_cors_allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="comma-separated origins (https://app.example) whose pages may use this server"
     )
     run_retention_days: int = Field(default=90, ge=0, description="days an ended run is kept; 0 keeps all")
     run_retention_count: int = Field(
