@@ -9,11 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+KEY_PREFIX = "agpt_"
+KEY_LENGTH = 32
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # The short flags of an entry module: `python -m backend.websocket --port 9001`.
@@ -51,6 +53,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _long_enough(value: SecretStr | None) -> SecretStr | None:
+    key = value.get_secret_value() if value else KEY_PREFIX + "x" * KEY_LENGTH
+    if not key.startswith(KEY_PREFIX) or not key.isascii() or not KEY_LENGTH <= len(key) <= 200:
+        raise ValueError(f"it has to begin with {KEY_PREFIX} and to have {KEY_LENGTH} to 200 characters")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -69,6 +78,9 @@ class Settings(BaseSettings):
     websocket_server_port: Port = Field(default=8001, description="port of the WebSocket server")
     database_url: Annotated[str | None, BeforeValidator(_postgres_address)] = Field(
         default=None, description="postgresql://… of an external PostgreSQL; unset: the bundled one in DATA_DIR"
+    )
+    agent_api_key: Annotated[SecretStr | None, AfterValidator(_long_enough), BeforeValidator(_none_if_empty)] = Field(
+        default=None, description="agpt_…, the first API key; unset: made at the first start that needs one, and shown"
     )
     encryption_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = Field(
         default=None, description="32 bytes in Base64 that encrypt secrets; unset: made and kept in DATA_DIR"
@@ -112,12 +124,18 @@ class Settings(BaseSettings):
             raise SettingError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
+# What is said of those whose values are not to be shown: an address may hold a password.
+SECRET = {
+    "DATABASE_URL": "is not an address of a database",
+    "ENCRYPTION_KEY": "is not a key",
+    "AGENT_API_KEY": "is not a key",
+}
+
+
 def _sentence(error: ErrorDetails) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
-    # An address may hold a password.
-    secret = {"DATABASE_URL": "is not an address of a database", "ENCRYPTION_KEY": "is not a key"}
-    found = secret.get(name) or f"is {error['input']!r}"
+    found = SECRET.get(name) or f"is {error['input']!r}"
     return f"{name} {found}: {reason[:1].lower()}{reason[1:]}"
 
 

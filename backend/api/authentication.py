@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backend.api.access import ANYBODY, Caller
 from backend.api.problem import problem_response
 from backend.errors import ApiError, InvalidApiKey, MissingApiKey, RateLimited, Unauthorized
-from backend.settings import Settings, is_loopback
+from backend.settings import KEY_PREFIX, Settings, is_loopback
 from backend.store import api_keys
 from backend.store.api_keys import StoredKey
 from backend.store.connection import Queryable
@@ -122,7 +122,7 @@ class Keys:
 
 
 def _is_possible(secret: str) -> bool:
-    return secret.startswith(api_keys.PREFIX) and len(secret) <= 200 and secret.isascii()
+    return secret.startswith(KEY_PREFIX) and len(secret) <= 200 and secret.isascii()
 
 
 def _fault(key: StoredKey) -> str | None:

@@ -91,7 +91,8 @@ class AgentServer(AsyncAppProcess):
 
 async def show_first_key(settings: Settings, pool: Pool) -> None:
     """Where a key is needed and nobody has one: make one that may do anything, and show it this once."""
-    if login_is_needed(settings) and (key := await make_first(pool, list(Permission))):
+    given = settings.agent_api_key.get_secret_value() if settings.agent_api_key else None
+    if login_is_needed(settings) and (key := await make_first(pool, list(Permission), given)):
         print(f"This server needs an API key. The first one, shown only now: {key}", flush=True)  # noqa: T201
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from backend.settings import KEY_PREFIX
 from backend.store.connection import Pool, Queryable
 from backend.store.identifiers import new_id
 from backend.store.lists import START, Place, total
@@ -22,7 +23,6 @@ from backend.store.users import DEFAULT_USER
 # Channel of NOTIFY: the id of a key that was changed or revoked.
 CHANGED = "api_key_changed"
 
-PREFIX = "agpt_"
 # Characters of a key by which people tell it from others, at its beginning and its end.
 SHOWN = 8
 
@@ -54,7 +54,7 @@ _FROM = "FROM api_keys AS key JOIN users ON users.id = key.user_id"
 
 
 def new_key() -> str:
-    return PREFIX + secrets.token_urlsafe(32)
+    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def _hash(key: str) -> bytes:
@@ -161,18 +161,23 @@ async def _tell(connection: Queryable, id: UUID) -> None:
     await connection.execute("SELECT pg_notify('api_key_changed', $1)", str(id))
 
 
-async def make_first(pool: Pool, permissions: Collection[str]) -> str | None:
-    """Make a key with ADMIN, if there is none that is good; returns it, or None."""
+async def make_first(pool: Pool, permissions: Collection[str], given: str | None = None) -> str | None:
+    """Make the key that was `given`, or else a new one if none with ADMIN is good. Returns the new one."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", FIRST_KEY)
-        if await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM api_keys WHERE 'ADMIN' = ANY(permissions) AND revoked_at IS NULL"
-            " AND coalesce(expires_at > now(), true))"
-        ):
+        query, argument = (THIS, _hash(given)) if given else (ADMINS, "ADMIN")
+        if await connection.fetchval(f"SELECT EXISTS ({query})", argument):
             return None
-        key = new_key()
+        key = given or new_key()
         await insert(connection, key, DEFAULT_USER, "first admin key", permissions)
-        return key
+        return None if given else key
+
+
+THIS = "SELECT FROM api_keys WHERE hash = $1"
+ADMINS = """
+    SELECT FROM api_keys
+    WHERE $1 = ANY(permissions) AND revoked_at IS NULL AND coalesce(expires_at > now(), true)
+"""
 
 
 def _key(row: Record) -> StoredKey:
