@@ -97,6 +97,12 @@ class RateLimited(ApiError):
     status, code, title = 429, "rate_limited", "There were too many requests"
 
 
+class InvalidSignature(ApiError):
+    """The delivery is not signed as the trigger asks for, or was signed too long ago."""
+
+    status, code, title = 401, "invalid_signature", "The signature does not fit"
+
+
 class ForeignOrigin(Forbidden):
     """A web page of another site may not use this server."""
 
@@ -139,6 +145,18 @@ class UnknownSchedule(NotFound):
     code, title = "unknown_schedule", "There is no such schedule"
 
 
+class UnknownTrigger(NotFound):
+    """No trigger has this id, or its address is another."""
+
+    code, title = "unknown_trigger", "There is no such trigger"
+
+
+class UnknownDelivery(NotFound):
+    """The trigger has no such delivery; only the last ones are kept."""
+
+    code, title = "unknown_delivery", "There is no such delivery"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 
@@ -179,6 +197,12 @@ class NothingFailed(Conflict):
     """A run that completed has nothing to be tried again."""
 
     code, title = "nothing_failed", "Nothing in the run failed"
+
+
+class NotReplayable(Conflict):
+    """The delivery was refused by its signature, or is too large to be kept."""
+
+    code, title = "not_replayable", "The delivery cannot be replayed"
 
 
 class TooLarge(ApiError):
@@ -245,6 +269,12 @@ class DatabaseAway(Unavailable):
     """The database does not answer; try again in a moment."""
 
     code, title = "database_away", "The database does not answer"
+
+
+class SecretUnreadable(Unavailable):
+    """A secret cannot be opened with the ENCRYPTION_KEY that this server has."""
+
+    code, title = "secret_unreadable", "The secret cannot be read"
 
 
 class BlockTimedOut(ApiError):

@@ -96,7 +96,7 @@ async def fork(run_id: UUID, use: Use, caller: Starter, response: Response, body
     """What does not follow from an input that is different keeps its outputs and is not executed again."""
     run, graph = await _ended(use, caller, run_id)
     inputs = run.inputs | body.inputs
-    check_values(graph, inputs, {})
+    check_values(graph, inputs, run.input_masks or {})
     named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
     changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
     return await _queue(use, caller, response, run, inputs, await _kept(use, run, graph, changed))

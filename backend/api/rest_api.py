@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from backend.api import (
     api_keys,
     blocks,
+    deliveries,
     graph_settings,
     graphs,
     health,
@@ -21,6 +22,7 @@ from backend.api import (
     runs,
     schedules,
     streams,
+    triggers,
 )
 from backend.api.access import Permission
 from backend.api.authentication import Keys, login_is_needed
@@ -111,19 +113,11 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (
-        reviews,
-        graphs,
-        graph_settings,
-        runs,
-        reruns,
-        schedules,
-        streams,
-        blocks,
-        api_keys,
-        health,
-        pages,
-    ):
+    resources = (
+        reviews, graphs, graph_settings, runs, reruns, schedules, triggers, deliveries, streams, blocks, api_keys,
+        health, pages,
+    )  # fmt: skip
+    for resource in resources:
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)

@@ -15,7 +15,7 @@ from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.graphs.calls import Call, calls_elsewhere
 from backend.graphs.faults import printable
 from backend.graphs.graph import MAX_VERSION, Graph
-from backend.graphs.validation import Problem, check_inputs, check_masks, problems
+from backend.graphs.validation import Problem, check_inputs, check_masks, check_payloads, problems
 from backend.store import graphs
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
@@ -55,7 +55,8 @@ async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
 def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
     """Raises InvalidInputs if no run of the graph can begin with them."""
     catalogue = registry.catalogue()
-    _refuse(InvalidInputs, check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks))
+    wrong = check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks)
+    _refuse(InvalidInputs, wrong + check_payloads(graph, catalogue, masks))
 
 
 def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
