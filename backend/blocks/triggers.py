@@ -21,16 +21,16 @@ class GenericWebhookTriggerBlock(Block):
     )
 
     class Input(BlockInput):
-        payload: dict[str, Any] | None = pin("What was delivered: the trigger fills it in", default=None, hidden=True)
+        # None, when nothing was delivered.
+        payload: dict[str, Any] = pin("What was delivered: the trigger fills it in", default=None, hidden=True)
         constants: dict[str, Any] = pin("Values of your own to hand on with each delivery", factory=dict)
-        secret_token: str = pin("Taken for agents that have one; a trigger has its own secret", default="", secret=True)
 
     class Output(BlockOutput):
         payload: dict[str, Any] = pin("What was delivered")
         constants: dict[str, Any] = pin("The constants")
 
     async def run(self, input: Input, context: Context) -> Pins:
-        if input.payload is None:
+        if input.payload is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise BlockError("Nothing was delivered: the block begins with the payload of a trigger.")
         yield "payload", input.payload
         yield "constants", input.constants

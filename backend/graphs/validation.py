@@ -68,7 +68,7 @@ def check_masks(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[
 def check_payloads(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
     """The nodes that begin with what a trigger delivers, in a run to which nothing was delivered."""
     nodes = (node for node, _ in of_kind(graph, catalogue, BlockKind.TRIGGER))
-    waiting = (node for node in nodes if not {"payload"} & {*masks.get(node.id, ()), *node.input_default})
+    waiting = (node for node in nodes if "payload" not in {**node.input_default, **masks.get(node.id, {})})
     return [_without_payload(node) for node in islice(waiting, MAX_PROBLEMS)]
 
 

@@ -132,3 +132,14 @@ async def test_fired_it_begins_a_run_that_knows_it(create: Any, asked: Any, api:
     async with api.get(f"/api/v2/runs?schedule_id={made['id']}") as answer:
         assert [each["id"] for each in (await answer.json())["items"]] == [run["id"]]
     assert await asked("GET", f"/{made['id']}") == made
+
+
+async def test_what_is_anothers_is_not_there(create: Any, asked: Any, graph_id: str, database: Any):
+    made = await create()
+    await database.execute("UPDATE schedules SET user_id = gen_random_uuid()")
+    assert (await asked("GET"))["total_count"] == 0
+    for method, path in [("GET", ""), ("GET", "/next"), ("DELETE", ""), ("POST", "/pause"), ("POST", "/fire")]:
+        assert (await asked(method, f"/{made['id']}{path}", 404))["code"] == "unknown_schedule"
+    await asked("PATCH", f"/{made['id']}", 404, name="mine")
+    await database.execute("UPDATE graphs SET user_id = gen_random_uuid()")
+    assert (await create(404))["code"] == "unknown_graph"

@@ -93,7 +93,7 @@ async def test_a_webhook_node_begins_with_what_is_delivered(create: Any, deliver
     trigger = await create()
     graph = await asked("GET", f"/graphs/{trigger['graph_id']}")
     assert (graph["problems"], graph["has_external_trigger"]) == ([], True)
-    assert [*graph["trigger_setup_info"]["config_schema"]["properties"]] == ["constants", "secret_token"]
+    assert [*graph["trigger_setup_info"]["config_schema"]["properties"]] == ["constants"]
     status, delivered = await deliver(trigger)
     assert status == 202
     async with api.get(f"/api/v2/runs/{delivered['run_id']}/events") as stream:
@@ -321,3 +321,13 @@ async def test_the_address_is_the_secret_of_a_trigger_without_one(create: Any, d
     rotated = await asked("POST", f"/triggers/{trigger['id']}/rotate-secret")
     assert (await deliver(trigger))[0] == 404
     assert (await deliver(rotated))[0] == 202
+
+
+async def test_what_is_anothers_is_not_there(create: Any, deliver: Any, asked: Any, database: Any):
+    trigger = await create()
+    await database.execute("UPDATE triggers SET user_id = gen_random_uuid()")
+    assert (await asked("GET", "/triggers"))["total_count"] == 0
+    path = f"/triggers/{trigger['id']}"
+    for method, rest in [("GET", ""), ("DELETE", ""), ("POST", "/rotate-secret"), ("GET", "/deliveries")]:
+        assert (await asked(method, path + rest, 404))["code"] == "unknown_trigger"
+    assert (await deliver(trigger))[1]["code"] == "unknown_graph", "and runs no graph but its owner's"
