@@ -113,17 +113,18 @@ async def test_a_schedule_that_was_reckoned_by_a_clock_ahead_is_reckoned_anew(en
     assert (await fired(engine, one_shot))[0].next_run_at == one_shot.next_run_at
 
 
-@pytest.mark.parametrize(("misfire", "count"), [("once", 1), ("skip", 0), ("all", 3)])
-async def test_times_that_were_missed_are_made_up_for_as_asked(engine: Engine, add: Any, misfire: str, count: int):
+async def test_times_that_were_missed_are_made_up_for_as_asked(engine: Engine, add: Any):
     now = await schedules.now(engine.pool)
-    hour = now.replace(minute=0, second=0, microsecond=0)
     minute = (now.minute + 30) % 60  # never just now
-    first = hour.replace(minute=minute) - timedelta(hours=2 if minute < now.minute else 3)
-    schedule = await add(cron=f"{minute} * * * *", misfire=misfire, next_run_at=first)
+    last = now.replace(minute=minute, second=0, microsecond=0) - timedelta(hours=0 if minute < now.minute else 1)
+    missed = {"next_run_at": last - timedelta(hours=2), "cron": f"{minute} * * * *"}
+    expected = {"once": (1, last), "skip": (0, None), "all": (3, last)}
+    added = {misfire: await add(misfire=misfire, **missed) for misfire in expected}
     await fire_all_due(engine.pool)
-    after, begun = await fired(engine, schedule)
-    assert (begun, after.next_run_at > now) == (count, True)
-    assert after.last_run_at == (first + timedelta(hours=2) if count else None)
+    for misfire, schedule in added.items():
+        after, begun = await fired(engine, schedule)
+        assert (begun, after.last_run_at) == expected[misfire]
+        assert after.next_run_at == last + timedelta(hours=1)
 
 
 async def test_however_many_were_missed_no_more_than_a_hundred_begin(engine: Engine, add: Any):
@@ -145,28 +146,25 @@ async def test_a_time_said_by_people_begins_one_run_and_that_was_it(engine: Engi
     assert (count, after.next_run_at) == (1, None)
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"graph_id": UUID(int=1)}, "There is no graph 00000000-0000-0000-0000-000000000001"),
-        ({"graph_version": 7}, "There is no graph"),
-        ({"inputs": {"y": 1}}, "The input `y` is none of this agent's"),
-    ],
-)
-async def test_a_schedule_that_cannot_begin_says_why_and_goes_on_trying(
-    engine: Engine, add: Any, given: dict[str, Any], told: str
-):
-    broken, sound = await add(**given), await add()
+async def test_a_schedule_that_cannot_begin_says_why_and_goes_on_trying(engine: Engine, add: Any):
+    broken = [
+        (await add(graph_id=UUID(int=1)), "There is no graph 00000000-0000-0000-0000-000000000001"),
+        (await add(graph_version=7), "There is no graph"),
+        (await add(inputs={"y": 1}), "The input `y` is none of this agent's"),
+    ]
+    sound = await add()
     await fire_all_due(engine.pool)
-    after, count = await fired(engine, broken)
-    assert (count, after.next_run_at > broken.next_run_at) == (0, True)
-    assert told in after.last_error
     assert (await fired(engine, sound))[1] == 1
     good = {"graph_id": sound.graph_id, "graph_version": None, "inputs": {"x": 1}}
-    await schedules.change(engine.pool, broken.id, DEFAULT_USER, **good, next_run_at=broken.next_run_at)
+    for schedule, told in broken:
+        after, count = await fired(engine, schedule)
+        assert (count, after.next_run_at > schedule.next_run_at) == (0, True)
+        assert told in after.last_error
+        await schedules.change(engine.pool, schedule.id, DEFAULT_USER, **good, next_run_at=schedule.next_run_at)
     await fire_all_due(engine.pool)
-    after, count = await fired(engine, broken)
-    assert (count, after.last_error) == (1, None)
+    for schedule, _ in broken:
+        after, count = await fired(engine, schedule)
+        assert (count, after.last_error) == (1, None)
 
 
 async def test_one_schedule_that_cannot_be_reckoned_holds_up_no_other(engine: Engine, add: Any):
@@ -182,18 +180,26 @@ async def test_a_scheduler_that_sleeps_is_told_of_a_schedule_and_wakes_when_it_i
     engine: Engine, add: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(firing, "LOOK_AT_LEAST_EVERY", 3600)
-    advanced, write = asyncio.Event(), schedules.advance
+    looks, advanced = asyncio.Queue[None](), asyncio.Event()
+    advance, seconds_to_next = schedules.advance, schedules.seconds_to_next
 
-    async def advance(connection: Any, advances: list[Advance]) -> None:
-        await write(connection, advances)
+    async def tell_advance(connection: Any, advances: list[Advance]) -> None:
+        await advance(connection, advances)
         advanced.set()
 
-    monkeypatch.setattr(schedules, "advance", advance)
-    keeping = [asyncio.create_task(keep_schedules(engine.pool, engine.settings.database_url)) for _ in range(2)]
-    await add(timedelta(hours=-1))
-    await add(timedelta(seconds=-0.3))
+    async def tell_look(connection: Any) -> float | None:
+        looks.put_nowait(None)
+        return await seconds_to_next(connection)
+
+    monkeypatch.setattr(schedules, "advance", tell_advance)
+    monkeypatch.setattr(schedules, "seconds_to_next", tell_look)
+    keeping = asyncio.create_task(keep_schedules(engine.pool, engine.settings.database_url))
     async with asyncio.timeout(20):
+        for _ in range(2):  # at first, and when it has begun to listen
+            await looks.get()
+        await add(timedelta(hours=-1))
+        await looks.get()
+        await add(timedelta(seconds=-0.3))
         await advanced.wait()
-    for task in keeping:
-        task.cancel()
-    await asyncio.wait(keeping)
+    keeping.cancel()
+    await asyncio.wait([keeping])
