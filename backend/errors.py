@@ -145,6 +145,18 @@ class MethodNotAllowed(ApiError):
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
 
 
+class NotAcceptable(ApiError):
+    """What the Accept header asks for is not to be had at this address."""
+
+    status, code, title = 406, "not_acceptable", "There is no such representation"
+
+
+class TooSlow(ApiError):
+    """The body of a request has to come at a kilobyte a second, after a start of half a minute."""
+
+    status, code, title = 408, "too_slow", "The request came too slowly"
+
+
 class Conflict(ApiError):
     """What is asked for does not go with the state things are in."""
 
