@@ -177,6 +177,7 @@ def test_compose_has_every_line_and_a_postgresql_of_its_own_instead_of_ours(fold
     for name, service in services.items():
         assert service["command"] == ["python", "-m", f"backend.{name}"]
         assert service["environment"]["DATABASE_URL"].endswith("@postgres:5432/postgres")
+        assert service["environment"]["ENCRYPTION_KEY"].startswith("${ENCRYPTION_KEY:?")
         assert service["environment"]["APP_ENV"] == "production"
         assert service["depends_on"] == {"postgres": {"condition": "service_healthy"}}
         assert service["restart"] == "unless-stopped"
