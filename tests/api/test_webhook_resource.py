@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from asyncio.subprocess import PIPE
 from base64 import b64decode
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,9 +11,11 @@ from uuid import UUID, uuid4
 from backend.settings import Settings
 from backend.store import deliveries, webhooks
 from backend.store.sealing import sealer
+from tests.test_docs import ROOT, fenced
 
 HOOKS = "/api/v2/webhooks"
 URL = "https://example.com/hooks"
+GUIDE = (ROOT / "docs/webhooks.md").read_text(encoding="utf-8")
 
 
 async def asked(api: Any, method: str, path: str, **body: Any) -> tuple[int, Any]:
@@ -119,6 +123,16 @@ async def test_a_webhook_that_is_switched_off_loses_what_waits_and_takes_nothing
     for more in ("test", f"deliveries/{waiting['id']}/redeliver"):
         status, problem = await asked(api, "POST", f"{path}/{more}")
         assert (status, problem["code"]) == (409, "webhook_inactive")
+
+
+async def test_the_commands_of_the_guide_work(rest_address: str):
+    commands = [line[2:] for block in fenced(GUIDE, "console") for line in block.splitlines()]
+    script = "\n".join(commands).replace("127.0.0.1:8006", rest_address).replace("curl -s", "curl -sS --fail")
+    shell = await asyncio.create_subprocess_exec("bash", "-euc", script, stdout=PIPE, stderr=PIPE)
+    said, complaints = await shell.communicate()
+    assert (shell.returncode, complaints) == (0, b"")
+    for told in (b'"secret":"whsec_', b'"event_type":"webhook.test"', b'"events":["run.failed","run.review"]'):
+        assert told in said
 
 
 async def test_what_belongs_to_another_is_not_there(api: Any, database: Any):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from backend.store.users import DEFAULT_USER
 from tests.execution.agents import IN, OUT, REVIEW, call, node
 from tests.execution.engine import Engine
 from tests.sites import ChangingResolver, Site, plain, redirect, sites
+from tests.test_docs import ROOT, fenced
 
 __all__ = ["sites"]
 
@@ -137,6 +139,12 @@ async def test_the_end_of_a_run_is_told_with_what_it_put_out_and_a_signature(
     assert len(site.asked) == 1, "it has not asked to be told of the start"
     with pytest.raises(WebhookVerificationError):
         verified(site, secret=b"another")
+    [code] = fenced((ROOT / "docs/webhooks.md").read_text(encoding="utf-8"), "python")
+    exec(code, guide := dict[str, Any]())
+    secret = f"whsec_{b64encode(SECRET).decode()}"
+    headers = dict(site.asked[0].headers)
+    assert guide["received"](site.bodies[0], headers, secret) == message
+    assert guide["received"](site.bodies[0] + b" ", headers, secret) is None
 
 
 async def test_a_failure_is_told_without_secrets_and_large_outputs_are_left_out(
