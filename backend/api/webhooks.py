@@ -153,7 +153,7 @@ async def create(body: NewWebhook, use: Use, response: Response, caller: Writes)
     """The answer has the secret, which is not shown again."""
     check_reachable(body.url, use)
     if body.graph_id:
-        await existing_graph(use.database, body.graph_id, None)
+        await existing_graph(use.database, caller, body.graph_id, None)
     id = new_id()
     secret, sealed = new_secret(id, use)
     fields = body.model_dump(exclude={"url", "events"})
@@ -174,7 +174,7 @@ def check_reachable(url: str, use: Services) -> None:
 def new_secret(webhook_id: UUID, use: Services) -> tuple[str, bytes]:
     """A secret for a webhook as its receiver is told it, and sealed to be stored."""
     secret = os.urandom(SECRET_BYTES)
-    seal = sealer(use.settings)  # pyright: ignore[reportArgumentType] - frozen, so it can be a key
+    seal = sealer(use.settings)
     return f"whsec_{b64encode(secret).decode()}", seal.seal(secret, webhooks.sealed_for(webhook_id))
 
 

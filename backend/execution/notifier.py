@@ -45,7 +45,7 @@ class Notifier(AsyncAppProcess):
 
     async def serve(self, stopping: asyncio.Event) -> None:
         settings = Settings.load()
-        seal = sealer(settings)  # pyright: ignore[reportArgumentType] - frozen, so it can be a key
+        seal = sealer(settings)
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver"))
         pool = await open_pool(settings, size=4)
         sender = Sender(settings.trusted_hosts, seal)

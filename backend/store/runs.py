@@ -15,6 +15,7 @@ from asyncpg import Record
 
 from backend.store.connection import Queryable
 from backend.store.lists import START, Place, total
+from backend.store.users import DEFAULT_USER
 
 # Channel of NOTIFY, as the statements below name it. A notification is a hint to look, never the news itself.
 QUEUED = "run_queued"
@@ -48,6 +49,7 @@ class StoredRun:
     parent_run_id: UUID | None
     parent_node_run: int | None
     depth: int
+    user_id: UUID = DEFAULT_USER
     priority: int = 0
     paused: bool = False
     rerun_of: UUID | None = None
@@ -60,6 +62,7 @@ class StoredRun:
 class Options(TypedDict, total=False):
     """What may be said of a run that is queued, as StoredRun has it."""
 
+    user_id: UUID
     priority: int
     rerun_of: UUID | None
     input_masks: dict[str, dict[str, Any]] | None
@@ -81,9 +84,9 @@ async def insert(
         WITH run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
-                concurrency_limit, limited
+                concurrency_limit, user_id, limited
             ) VALUES (
-                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9,
+                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10,
                 $8::text IS NOT NULL OR EXISTS (
                     SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
                 )
@@ -103,6 +106,7 @@ async def insert(
         options.get("input_masks"),
         options.get("concurrency_key"),
         options.get("concurrency_limit"),
+        options.get("user_id", DEFAULT_USER),
     )
     assert row is not None
     return run_of(row)
@@ -125,14 +129,14 @@ async def insert_child(
     await connection.execute(
         """
         WITH parent AS (
-            SELECT id, priority, paused FROM runs
+            SELECT id, priority, paused, user_id FROM runs
             WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         ), run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth,
-                input_masks, priority, paused
+                input_masks, priority, paused, user_id
             )
-            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused FROM parent
+            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id FROM parent
             ON CONFLICT (id) DO NOTHING RETURNING *
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)
@@ -175,7 +179,7 @@ async def get(connection: Queryable, id: UUID) -> StoredRun | None:
 
 
 class Wanted(TypedDict, total=False):
-    """Which runs are looked for: those that meet all that is given."""
+    """Which runs of a user are looked for: those that meet all that is given."""
 
     graph_id: UUID | None
     statuses: Sequence[str] | None
@@ -199,24 +203,24 @@ OPEN = " UNION ALL ".join(
 
 
 async def page(
-    connection: Queryable, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
+    connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
-    query, arguments = _listing("*", before or START, **wanted)
+    query, arguments = _listing("*", user_id, before or START, **wanted)
     rows = await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)
     return [run_of(row) for row in rows]
 
 
-async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
+async def count(connection: Queryable, user_id: UUID, **wanted: Unpack[Wanted]) -> int:
     """How many there are: exactly, if they are few."""
-    query, arguments = _listing("id, created_at", START, **wanted)
+    query, arguments = _listing("id, created_at", user_id, START, **wanted)
     return await total(connection, query, arguments)
 
 
-def _listing(columns: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
+def _listing(columns: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
     """A query of its own for what is given: one for all would be planned for all, and read every run there is."""
-    arguments: list[object] = [*before]
-    conditions = ["(created_at, id) < ($1, $2)"]
+    arguments: list[object] = [user_id, *before]
+    conditions = ["user_id = $1 AND (created_at, id) < ($2, $3)"]
     for column in ("graph_id", "parent_run_id"):
         if value := wanted.get(column):
             arguments.append(value)
