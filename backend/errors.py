@@ -133,6 +133,18 @@ class UnknownReview(NotFound):
     code, title = "unknown_review", "There is no such review"
 
 
+class UnknownWebhook(NotFound):
+    """No webhook has this id."""
+
+    code, title = "unknown_webhook", "There is no such webhook"
+
+
+class UnknownDelivery(NotFound):
+    """The webhook has no delivery with this id; old ones are deleted."""
+
+    code, title = "unknown_delivery", "There is no such delivery"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 
@@ -185,6 +197,12 @@ class NothingFailed(Conflict):
     """A run that completed has nothing to be tried again."""
 
     code, title = "nothing_failed", "Nothing in the run failed"
+
+
+class WebhookInactive(Conflict):
+    """A webhook that is switched off is told nothing."""
+
+    code, title = "webhook_inactive", "The webhook is switched off"
 
 
 class TooLarge(ApiError):

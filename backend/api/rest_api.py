@@ -20,6 +20,7 @@ from backend.api import (
     reviews,
     runs,
     streams,
+    webhooks,
 )
 from backend.api.access import Permission
 from backend.api.authentication import Keys, login_is_needed
@@ -110,7 +111,9 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, api_keys, health, pages):
+    for resource in (
+        reviews, graphs, graph_settings, runs, reruns, streams, webhooks, blocks, api_keys, health, pages,
+    ):  # fmt: skip
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)
