@@ -146,12 +146,15 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "it is as 
 async def create(request: Request, use: Use, caller: Writer) -> Response:
     """Every file that is sound in structure is stored, with new ids; `problems` tells what keeps it from running."""
     graph = _sound(await _file(request), exchange.read)
-    return await _created(use.database, caller, graph)
+    return await _created(use.database, await _insert_first(use.database, caller, graph))
 
 
-async def _created(database: Queryable, caller: Caller, graph: Graph) -> Response:
+async def _insert_first(database: Queryable, caller: Caller, graph: Graph) -> StoredGraph:
     first = graph.as_version(1)
-    stored = await graphs.insert(database, UUID(first.id), 1, first.name, first.model_dump(), caller.user_id)
+    return await graphs.insert(database, UUID(first.id), 1, first.name, first.model_dump(), caller.user_id)
+
+
+async def _created(database: Queryable, stored: StoredGraph) -> Response:
     return answered(await described(database, stored), 201, Location=f"{router.prefix}/{stored.id}")
 
 
@@ -343,7 +346,12 @@ async def delete(graph_id: UUID, use: Use, caller: Writer, if_match: IfMatch = N
 )
 async def fork(graph_id: UUID, use: Use, caller: Writer, version: Version = None) -> Response:
     """The copy is a graph of its own, with new ids, and says what it is `forked_from`."""
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    return await _created(use.database, await forked(use.database, caller, graph_id, version))
+
+
+async def forked(database: Queryable, caller: Caller, graph_id: UUID, version: int | None) -> StoredGraph:
+    """A copy that is stored as a graph of its own."""
+    stored = await existing_graph(database, caller, graph_id, version)
     copy = with_new_ids(check(stored).graph).model_copy(
         update={
             "name": f"{stored.name} (copy)",
@@ -351,7 +359,7 @@ async def fork(graph_id: UUID, use: Use, caller: Writer, version: Version = None
             "forked_from_version": stored.version,
         }
     )
-    return await _created(use.database, caller, copy)
+    return await _insert_first(database, caller, copy)
 
 
 @router.get(

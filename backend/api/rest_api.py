@@ -13,12 +13,14 @@ from backend.api import (
     graph_versions,
     graphs,
     health,
+    library,
     openapi,
     pages,
     problem,
     reruns,
     reviews,
     runs,
+    search,
     streams,
 )
 from backend.api.metrics import Metrics
@@ -74,7 +76,20 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, graph_versions, graph_settings, runs, reruns, streams, blocks, health, pages):
+    for resource in (
+        reviews,
+        graphs,
+        graph_versions,
+        graph_settings,
+        library,
+        search,
+        runs,
+        reruns,
+        streams,
+        blocks,
+        health,
+        pages,
+    ):
         app.include_router(resource.router)
     app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
     app.add_middleware(Observed, metrics=services.metrics)

@@ -100,4 +100,5 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             surplus = await retention.delete_surplus(pool, count) if count else 0
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
+            await retention.delete_graphs(pool)
         await asyncio.sleep(RETENTION_EVERY)
