@@ -161,6 +161,10 @@ async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) 
 
 # Versions
 
+# Not by max() and min(), for which PostgreSQL may read them all.
+_NEWEST = "SELECT version FROM graphs WHERE id = $1 ORDER BY version DESC LIMIT 1"
+_OLDEST = "SELECT version FROM graphs WHERE id = $1 ORDER BY version LIMIT 1"
+
 
 async def lock(connection: Queryable, id: UUID) -> None:
     """Let nobody else change the graph until the transaction ends; its runs are not kept waiting."""
@@ -171,17 +175,21 @@ async def lock(connection: Queryable, id: UUID) -> None:
 
 
 async def newest_version(connection: Queryable, id: UUID) -> int | None:
-    return await connection.fetchval("SELECT max(version) FROM graphs WHERE id = $1", id)
+    return await connection.fetchval(_NEWEST, id)
 
 
 async def newest_included(connection: Queryable, included_in: UUID, ids: Sequence[UUID]) -> dict[UUID, int]:
     """The newest versions of those of the graphs that came in the file of another."""
     rows = await connection.fetch(
-        "SELECT id, max(version) AS newest FROM graphs WHERE included_in = $1 AND id = ANY($2::uuid[]) GROUP BY id",
+        """
+        SELECT newest.* FROM unnest($2::uuid[]) AS wanted (id), LATERAL (
+            SELECT id, version, included_in FROM graphs WHERE graphs.id = wanted.id ORDER BY version DESC LIMIT 1
+        ) AS newest WHERE included_in = $1
+        """,
         included_in,
         ids,
     )
-    return {row["id"]: row["newest"] for row in rows}
+    return {row["id"]: row["version"] for row in rows}
 
 
 async def deactivate(connection: Queryable, ids: Sequence[UUID]) -> None:
@@ -281,8 +289,8 @@ async def versions(connection: Queryable, id: UUID, *, limit: int, before: Place
 
 
 async def count_versions(connection: Queryable, id: UUID) -> int:
-    """How many there are: exactly, if they are few."""
-    return await total(connection, "SELECT version FROM graphs WHERE id = $1", (id,))
+    """How many there are. Their numbers have no gaps."""
+    return await connection.fetchval(f"SELECT ({_NEWEST}) - ({_OLDEST}) + 1", id) or 0
 
 
 def _graph(row: Record) -> StoredGraph:
