@@ -92,7 +92,7 @@ class Keys:
         return window
 
     def heard(self, _: str, payload: str) -> None:
-        """Take a notification: the id of a key that is not as it was; or nothing, when that may be any of them, as nobody
+        """Take a notification: the id of a key that is not as it was; or nothing, which may mean any, as nobody had
         listened for a while."""
         if not payload and not self._listening:
             self._listening = True
