@@ -18,6 +18,7 @@ from backend.api import (
     reruns,
     reviews,
     runs,
+    sharing,
     streams,
 )
 from backend.api.metrics import Metrics
@@ -73,7 +74,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, health, pages):
+    for resource in (reviews, graphs, graph_settings, runs, reruns, sharing, streams, blocks, health, pages):
         app.include_router(resource.router)
     app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
     app.add_middleware(Observed, metrics=services.metrics)
