@@ -61,10 +61,46 @@ class WrongHost(BadRequest):
     code, title = "wrong_host", "The Host header names another host"
 
 
-class ForeignOrigin(ApiError):
+class Unauthorized(ApiError):
+    """Nobody may use this server without an API key."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class MissingApiKey(Unauthorized):
+    """An API key is sent as `X-API-Key`, or as `Authorization: Bearer`."""
+
+    code, title = "missing_api_key", "There is no API key"
+
+
+class InvalidApiKey(Unauthorized):
+    """There is no such key, or it was revoked, or it has expired."""
+
+    code, title = "invalid_api_key", "The API key is not valid"
+
+
+class Forbidden(ApiError):
+    """The caller may not do this."""
+
+    status, code, title = 403, "forbidden", "This is not allowed"
+
+
+class MissingPermissions(Forbidden):
+    """The key was not given the permissions that the operation needs; the detail names them."""
+
+    code, title = "missing_permissions", "The API key lacks permissions"
+
+
+class RateLimited(ApiError):
+    """A key may send so many requests in a minute; `Retry-After` says when the next is answered."""
+
+    status, code, title = 429, "rate_limited", "There were too many requests"
+
+
+class ForeignOrigin(Forbidden):
     """A web page of another site may not use this server."""
 
-    status, code, title = 403, "foreign_origin", "The request comes from another site"
+    code, title = "foreign_origin", "The request comes from another site"
 
 
 class NotFound(ApiError):
@@ -91,10 +127,28 @@ class UnknownShare(NotFound):
     code, title = "unknown_share", "Nothing is shared here"
 
 
+class UnknownApiKey(NotFound):
+    """No key of the caller has this id."""
+
+    code, title = "unknown_api_key", "There is no such API key"
+
+
 class UnknownReview(NotFound):
     """The run asks for no such decision."""
 
     code, title = "unknown_review", "There is no such review"
+
+
+class UnknownWebhook(NotFound):
+    """No webhook has this id."""
+
+    code, title = "unknown_webhook", "There is no such webhook"
+
+
+class UnknownDelivery(NotFound):
+    """The webhook has no delivery with this id; old ones are deleted."""
+
+    code, title = "unknown_delivery", "There is no such delivery"
 
 
 class UnknownBlock(NotFound):
@@ -107,6 +161,18 @@ class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class NotAcceptable(ApiError):
+    """What the Accept header asks for is not to be had at this address."""
+
+    status, code, title = 406, "not_acceptable", "There is no such representation"
+
+
+class TooSlow(ApiError):
+    """The body of a request has to come at a kilobyte a second, after a start of half a minute."""
+
+    status, code, title = 408, "too_slow", "The request came too slowly"
 
 
 class Conflict(ApiError):
@@ -137,6 +203,12 @@ class NothingFailed(Conflict):
     """A run that completed has nothing to be tried again."""
 
     code, title = "nothing_failed", "Nothing in the run failed"
+
+
+class WebhookInactive(Conflict):
+    """A webhook that is switched off is told nothing."""
+
+    code, title = "webhook_inactive", "The webhook is switched off"
 
 
 class TooLarge(ApiError):
