@@ -17,6 +17,7 @@ from backend.api.once import REPLAYED, IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
+from backend.api.run_webhooks import RunWebhook
 from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
@@ -93,6 +94,7 @@ class StartRun(Body):
     )
     concurrency_limit: int = Field(default=1, ge=1, le=10_000, description="only with a `concurrency_key`")
     labels: Labels = Field(default={})
+    webhook: RunWebhook | None = Field(default=None, description="is told of this run; needs WRITE_WEBHOOK, too")
     dry_run: bool = Field(default=False, description="only check, and say what would run: no block does")
     source: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
     preset_id: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
@@ -280,14 +282,18 @@ async def start(
         return await answer_begun(use, caller, response, earlier, wait)
     stored = await existing_graph(use.database, caller, graph_id, version)
     check_values(await runnable(use.database, stored), body.inputs, body.nodes_input_masks or {})
+    if body.webhook:
+        body.webhook.check(use, caller)
     if body.dry_run:
         return Response(_what_would_run(stored, body).model_dump_json(), media_type="application/json")
     id, options = new_id(), body.options(caller.user_id)
 
     async def insert(database: Queryable) -> StoredRun:
+        if body.webhook:
+            await body.webhook.insert(database, use, caller.user_id, id)
         return await runs.insert(database, id, stored.id, stored.version, body.inputs, **options)
 
-    begun = await (once.begin(id, insert) if idempotency_key else insert(use.database))
+    begun = await (once.begin(id, insert) if idempotency_key or body.webhook else insert(use.database))
     return await answer_begun(use, caller, response, begun, wait)
 
 

@@ -119,6 +119,22 @@ async def test_a_dry_run_checks_everything_and_stores_nothing(api):
     assert await number_of_runs(api) == 0
 
 
+async def test_a_start_may_bring_a_webhook_that_is_told_of_its_run_alone(api, executor, echo, database: Pool):
+    hook = {"url": "https://example.com/hook", "secret": "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"}
+    ids: list[str] = []
+    for body in (BODY | {"webhook": hook}, BODY):
+        async with api.post(echo, json=body, params={"wait": 20}) as answer:
+            assert answer.status == 200, await answer.text()
+            ids.append((await answer.json())["id"])
+    told = await database.fetch("SELECT run_id, event_type FROM webhook_deliveries")
+    assert [(str(row["run_id"]), row["event_type"]) for row in told] == [(ids[0], "run.completed")]
+    for wrong in ({"url": "http://10.0.0.1/"}, {"url": "ftp://x"}, {**hook, "secret": "whsec_YQ=="}, {}):
+        async with api.post(echo, json=BODY | {"webhook": wrong}) as answer:
+            problem = await answer.json(content_type=None)
+            assert (answer.status, problem["errors"][0]["pointer"][:9]) == (422, "/webhook/")
+    assert await number_of_runs(api) == 2
+
+
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
