@@ -127,6 +127,12 @@ class UnknownRun(NotFound):
     code, title = "unknown_run", "There is no such run"
 
 
+class UnknownShare(NotFound):
+    """The run is not shared by this token, or not any more."""
+
+    code, title = "unknown_share", "Nothing is shared here"
+
+
 class UnknownApiKey(NotFound):
     """No key of the caller has this id."""
 
@@ -269,6 +275,12 @@ class UnknownNode(Unprocessable):
     """The graph has no node with this id."""
 
     code, title = "unknown_node", "The graph has no such node"
+
+
+class IdempotencyKeyReused(Unprocessable):
+    """An `Idempotency-Key` stands for one request: another request needs another key."""
+
+    code, title = "idempotency_key_reused", "The key was used for another request"
 
 
 class NotEditable(Unprocessable):

@@ -9,11 +9,19 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
 
 from backend.errors import MalformedJson, TooLarge, Unprocessable, UnsupportedMediaType
 from backend.graphs.exchange import MAX_FILE_BYTES
 from backend.graphs.faults import GraphFileError
 from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
+
+
+class Body(BaseModel):
+    """What a client sends as JSON: nothing in it is taken for what it is not (`true` or "3" for a number), and nothing
+    is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 async def read_json_bytes(request: Request) -> bytes:

@@ -162,13 +162,13 @@ async def create(body: NewWebhook, use: Use, response: Response, caller: Writes)
     return WebhookWithSecret(secret=secret, **_fields(stored))
 
 
-def check_reachable(url: str, use: Services) -> None:
+def check_reachable(url: str, use: Services, pointer: str = "/url") -> None:
     """Raises Unprocessable for an address that may not be reached; a name is looked up at each attempt."""
     try:
         plain(URL(url), tuple(map(str.lower, use.settings.trusted_hosts)))
     except BlockError as error:
-        faults = [{"pointer": "/url", "code": "private_address", "message": str(error)}]
-        raise Unprocessable(f"/url: {error}", errors=faults) from None
+        faults = [{"pointer": pointer, "code": "private_address", "message": str(error)}]
+        raise Unprocessable(f"{pointer}: {error}", errors=faults) from None
 
 
 def new_secret(webhook_id: UUID, use: Services) -> tuple[str, bytes]:

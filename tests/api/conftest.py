@@ -19,7 +19,7 @@ from backend.settings import Settings
 from backend.store import api_keys, graphs, queue, runs, users
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
-from tests.api.server import FakeRun, serving
+from tests.api.server import ECHO, FakeRun, serving
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +72,13 @@ async def executor(settings: Settings, database: Pool) -> AsyncIterator[None]:
     stopping.set()
     await working
     await worker.leave()
+
+
+@pytest.fixture
+async def echo(api) -> str:
+    """The address of the runs of a graph that gives back its input."""
+    async with api.post("/api/v2/graphs", json=ECHO) as answer:
+        return f"/api/v2/graphs/{(await answer.json())['id']}/runs"
 
 
 MakeRun = Callable[[], Any]
