@@ -49,6 +49,12 @@ class InvalidCursor(BadRequest):
     code, title = "invalid_cursor", "The cursor is none of ours"
 
 
+class GraphIdMismatch(BadRequest):
+    """A new version keeps the id of its graph: the body has that id, or none."""
+
+    code, title = "graph_id_mismatch", "The body is of another graph"
+
+
 class InvalidLastEventId(BadRequest):
     """The id of an event is its number: a whole number, 0 or more."""
 
@@ -127,6 +133,12 @@ class UnknownRun(NotFound):
     code, title = "unknown_run", "There is no such run"
 
 
+class UnknownShare(NotFound):
+    """The run is not shared by this token, or not any more."""
+
+    code, title = "unknown_share", "Nothing is shared here"
+
+
 class UnknownApiKey(NotFound):
     """No key of the caller has this id."""
 
@@ -151,8 +163,14 @@ class UnknownTrigger(NotFound):
     code, title = "unknown_trigger", "There is no such trigger"
 
 
+class UnknownWebhook(NotFound):
+    """No webhook has this id."""
+
+    code, title = "unknown_webhook", "There is no such webhook"
+
+
 class UnknownDelivery(NotFound):
-    """The trigger has no such delivery; only the last ones are kept."""
+    """There is no delivery with this id, or none any more: old ones are not kept."""
 
     code, title = "unknown_delivery", "There is no such delivery"
 
@@ -167,6 +185,18 @@ class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class NotAcceptable(ApiError):
+    """What the Accept header asks for is not to be had at this address."""
+
+    status, code, title = 406, "not_acceptable", "There is no such representation"
+
+
+class TooSlow(ApiError):
+    """The body of a request has to come at a kilobyte a second, after a start of half a minute."""
+
+    status, code, title = 408, "too_slow", "The request came too slowly"
 
 
 class Conflict(ApiError):
@@ -203,6 +233,30 @@ class NotReplayable(Conflict):
     """The delivery was refused by its signature, or is too large to be kept."""
 
     code, title = "not_replayable", "The delivery cannot be replayed"
+
+
+class WebhookInactive(Conflict):
+    """A webhook that is switched off is told nothing."""
+
+    code, title = "webhook_inactive", "The webhook is switched off"
+
+
+class IncludedGraph(Conflict):
+    """A graph that came in the file of another is deleted with that one."""
+
+    code, title = "included_graph", "The graph belongs to another"
+
+
+class NoMoreVersions(Conflict):
+    """The versions of a graph are numbered up to 2147483647."""
+
+    code, title = "no_more_versions", "The graph can have no further version"
+
+
+class PreconditionFailed(ApiError):
+    """What the request is about is not as `If-Match` says any more: read it again."""
+
+    status, code, title = 412, "precondition_failed", "It has changed"
 
 
 class TooLarge(ApiError):
@@ -245,6 +299,12 @@ class UnknownNode(Unprocessable):
     """The graph has no node with this id."""
 
     code, title = "unknown_node", "The graph has no such node"
+
+
+class IdempotencyKeyReused(Unprocessable):
+    """An `Idempotency-Key` stands for one request: another request needs another key."""
+
+    code, title = "idempotency_key_reused", "The key was used for another request"
 
 
 class NotEditable(Unprocessable):

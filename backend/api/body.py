@@ -9,11 +9,19 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
 
 from backend.errors import MalformedJson, TooLarge, Unprocessable, UnsupportedMediaType
 from backend.graphs.exchange import MAX_FILE_BYTES
 from backend.graphs.faults import GraphFileError
 from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
+
+
+class Body(BaseModel):
+    """What a client sends as JSON: nothing in it is taken for what it is not (`true` or "3" for a number), and nothing
+    is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
 
 async def read_json_bytes(request: Request) -> bytes:
@@ -28,6 +36,9 @@ async def read_json_bytes(request: Request) -> bytes:
 async def read_bytes(request: Request, at_most: int) -> bytes:
     """The body. Raises TooLarge."""
     body = bytearray()
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_FILE_BYTES:
+        raise TooLarge(f"The body has {int(announced):,} bytes: {MAX_FILE_BYTES:,} (16 MiB) are the most.")
     async for chunk in request.stream():
         body += chunk
         if len(body) > at_most:

@@ -10,10 +10,11 @@ from fastapi import FastAPI
 from backend.api import (
     api_keys,
     blocks,
-    deliveries,
     graph_settings,
+    graph_versions,
     graphs,
     health,
+    library,
     openapi,
     pages,
     problem,
@@ -21,8 +22,12 @@ from backend.api import (
     reviews,
     runs,
     schedules,
+    search,
+    sharing,
     streams,
+    trigger_deliveries,
     triggers,
+    webhooks,
 )
 from backend.api.access import Permission
 from backend.api.authentication import Keys, login_is_needed
@@ -113,11 +118,26 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    resources = (
-        reviews, graphs, graph_settings, runs, reruns, schedules, triggers, deliveries, streams, blocks, api_keys,
-        health, pages,
-    )  # fmt: skip
-    for resource in resources:
+    for resource in (
+        reviews,
+        graphs,
+        graph_versions,
+        graph_settings,
+        library,
+        search,
+        runs,
+        reruns,
+        sharing,
+        schedules,
+        triggers,
+        trigger_deliveries,
+        streams,
+        webhooks,
+        blocks,
+        api_keys,
+        health,
+        pages,
+    ):
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)

@@ -138,7 +138,9 @@ WRONG = documented(UnknownGraph, TooLarge, UnsupportedMediaType, GraphNotRunnabl
     responses=WRONG
     | {
         201: {
-            "links": links("trigger_id", "get_trigger", "list_deliveries", "rotate_trigger_secret", "delete_trigger"),
+            "links": links(
+                "trigger_id", "get_trigger", "list_trigger_deliveries", "rotate_trigger_secret", "delete_trigger"
+            ),
             "description": "it is stored; the secret is shown this once",
         }
     },
@@ -186,8 +188,8 @@ async def _check(
 async def runnable_graph(
     database: Queryable, user_id: UUID, id: UUID, version: int | None
 ) -> tuple[Graph, StoredGraph]:
-    stored = await graphs.get(database, id, version)
-    if stored is None or stored.user_id != user_id:
+    stored = await graphs.get_kept(database, user_id, id, version)
+    if stored is None:
         raise UnknownGraph(f"There is no graph {id}" + (f" in version {version}." if version else "."))
     return await runnable(database, stored), stored
 

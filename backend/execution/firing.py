@@ -19,7 +19,7 @@ from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.execution.runnable import check_values, runnable
 from backend.execution.timetable import due, upcoming
 from backend.graphs.graph import Graph
-from backend.store import runs, schedules
+from backend.store import graphs, runs, schedules
 from backend.store.connection import PASSING, Pool, Queryable
 from backend.store.identifiers import scheduled_run_id
 from backend.store.listener import listen
@@ -39,8 +39,8 @@ MAX_MISSED = 100
 
 log = structlog.get_logger()
 
-# The graphs of schedules by (user, graph, version or None): what can run, or why it cannot.
-Graphs = Mapping[tuple[UUID, UUID, int | None], tuple[Graph, int] | str]
+# The graphs of schedules: what can run, in which version, or why it cannot.
+Graphs = Mapping[graphs.Wanted, tuple[Graph, int] | str]
 
 
 async def keep_schedules(pool: Pool, dsn: str) -> None:
@@ -80,8 +80,8 @@ async def fire_due(pool: Pool) -> int:
         now, found = await schedules.lock_due(connection, BATCH)
         if now is None:
             return 0
-        graphs = await _graphs(connection, [each for each in found if _is_due(each, now)])
-        outcomes = [_outcome(each, now, graphs) for each in found]
+        known = await _graphs(connection, [each for each in found if _is_due(each, now)])
+        outcomes = [_outcome(each, now, known) for each in found]
         await runs.insert_begun(connection, [run for _, begun in outcomes for run in begun])
         await schedules.advance(connection, [advance for advance, _ in outcomes])
     for advance, _ in outcomes:
@@ -96,17 +96,21 @@ def _is_due(schedule: StoredSchedule, now: datetime) -> bool:
 
 async def _graphs(connection: Queryable, found: list[StoredSchedule]) -> Graphs:
     """Each graph is looked at once, however many schedules run it."""
-    stored = await schedules.graphs_of(connection, found)
-    graphs: dict[tuple[UUID, UUID, int | None], tuple[Graph, int] | str] = {}
-    for key, each in stored.items():
+    stored = await graphs.get_many_kept(connection, list({_graph(each) for each in found}))
+    looked: dict[graphs.Wanted, tuple[Graph, int] | str] = {}
+    for wanted, each in stored.items():
         try:
-            graphs[key] = await runnable(connection, each), each.version
+            looked[wanted] = await runnable(connection, each), each.version
         except GraphNotRunnable as error:
-            graphs[key] = error.detail
-    return graphs
+            looked[wanted] = error.detail
+    return looked
 
 
-def _outcome(schedule: StoredSchedule, now: datetime, graphs: Graphs) -> tuple[Advance, list[Begun]]:
+def _graph(schedule: StoredSchedule) -> graphs.Wanted:
+    return schedule.user_id, schedule.graph_id, schedule.graph_version
+
+
+def _outcome(schedule: StoredSchedule, now: datetime, known: Graphs) -> tuple[Advance, list[Begun]]:
     try:
         upcoming_times = upcoming(schedule.cron, schedule.timezone, now, 1)
         times = _times(schedule, now)
@@ -119,7 +123,7 @@ def _outcome(schedule: StoredSchedule, now: datetime, graphs: Graphs) -> tuple[A
     if not _is_due(schedule, now):
         # A one-shot is not due by the cron: it stays where it is.
         return Advance(schedule.id, next_run_at or schedule.next_run_at, None, None, None), []
-    begun, error = _runs(schedule, times, graphs)
+    begun, error = _runs(schedule, times, known)
     run_id = begun[-1].id if begun else None
     return Advance(schedule.id, next_run_at, times[-1] if times else None, run_id, error), begun
 
@@ -134,10 +138,10 @@ def _times(schedule: StoredSchedule, now: datetime) -> list[datetime]:
     return [time for time in times if schedule.misfire != "skip" or now - time <= IN_TIME]
 
 
-def _runs(schedule: StoredSchedule, times: list[datetime], graphs: Graphs) -> tuple[list[Begun], str | None]:
+def _runs(schedule: StoredSchedule, times: list[datetime], known: Graphs) -> tuple[list[Begun], str | None]:
     """What begins; or nothing, and why."""
     missing = f"There is no graph {schedule.graph_id}, or not in this version."
-    found = graphs.get((schedule.user_id, schedule.graph_id, schedule.graph_version), missing)
+    found = known.get(_graph(schedule), missing)
     if isinstance(found, str):
         return [], found
     graph, version = found

@@ -149,6 +149,16 @@ async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
     return await read(connection, run_id, limit=None)
 
 
+async def read_outputs(connection: Queryable, run_id: UUID) -> list[dict[str, Any]]:
+    """What a run has put out, in order: `name` and `value` of each."""
+    rows = await connection.fetch(
+        "SELECT data FROM run_events WHERE run_id = $1 AND type = 'run.output' ORDER BY number", run_id
+    )
+    outputs = [row["data"] for row in rows]
+    await large_values.put_back(connection, run_id, outputs)
+    return outputs
+
+
 async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = 1000) -> list[Event]:
     """The next events of a run with a number above `after`, in order."""
     rows = await connection.fetch(

@@ -31,3 +31,11 @@ def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
 def scheduled_run_id(schedule_id: UUID, time: datetime) -> UUID:
     """Always the same for the run that a schedule begins at a time."""
     return uuid5(schedule_id, time.astimezone(UTC).isoformat())
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a UUID, written as ids are here."""
+    try:
+        return text == str(UUID(text))
+    except ValueError:
+        return False

@@ -12,7 +12,6 @@ from uuid import UUID
 from asyncpg import Record
 
 from backend.store.connection import Queryable
-from backend.store.graphs import StoredGraph
 from backend.store.lists import START, Place, total
 
 # Channel of NOTIFY: some schedule is due at another time than before.
@@ -163,25 +162,6 @@ async def lock_due(connection: Queryable, limit: int) -> tuple[datetime | None, 
         limit,
     )
     return (rows[0]["now"] if rows else None), [_schedule(row) for row in rows]
-
-
-async def graphs_of(
-    connection: Queryable, schedules: Sequence[StoredSchedule]
-) -> dict[tuple[UUID, UUID, int | None], StoredGraph]:
-    """The graphs that there are of (user, graph, version or None) of schedules."""
-    wanted = list({(each.user_id, each.graph_id, each.graph_version) for each in schedules})
-    fields = ", ".join(f"graphs.{name}" for name in StoredGraph.__slots__)
-    rows = await connection.fetch(
-        f"""
-        SELECT place, {fields}
-        FROM unnest($1::uuid[], $2::uuid[], $3::int[]) WITH ORDINALITY
-            AS wanted (user_id, graph_id, graph_version, place)
-        JOIN graphs ON id = graph_id AND graphs.user_id = wanted.user_id
-            AND (version = graph_version OR (graph_version IS NULL AND is_active))
-        """,
-        *([each[place] for each in wanted] for place in range(3)),
-    )
-    return {wanted[row["place"] - 1]: StoredGraph(*list(row)[1:]) for row in rows}
 
 
 async def advance(connection: Queryable, advances: Sequence[Advance]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from backend.api import rest_api, websocket_api
 from backend.api.access import Permission
@@ -18,7 +19,7 @@ from backend.settings import Settings
 from backend.store import api_keys, graphs, queue, runs, users
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
-from tests.api.server import FakeRun, serving
+from tests.api.server import ECHO, FakeRun, serving
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +74,13 @@ async def executor(settings: Settings, database: Pool) -> AsyncIterator[None]:
     await worker.leave()
 
 
+@pytest.fixture
+async def echo(api) -> str:
+    """The address of the runs of a graph that gives back its input."""
+    async with api.post("/api/v2/graphs", json=ECHO) as answer:
+        return f"/api/v2/graphs/{(await answer.json())['id']}/runs"
+
+
 MakeRun = Callable[[], Any]
 
 
@@ -106,7 +114,7 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
 @pytest.fixture
 def closed(settings: Settings) -> Settings:
     """Settings of a server to which others can come."""
-    return settings.model_copy(update={"app_env": "production"})
+    return settings.model_copy(update={"app_env": "production", "encryption_key": SecretStr("k" * 43 + "=")})
 
 
 @pytest.fixture

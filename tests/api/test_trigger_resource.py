@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from backend.api.deliveries import KEPT, TAKEN
+from backend.api.trigger_deliveries import KEPT, TAKEN
 from backend.store import triggers
 from tests.api.server import INPUT_BLOCK, OUTPUT_BLOCK
 

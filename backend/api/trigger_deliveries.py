@@ -64,7 +64,7 @@ class Delivered(BaseModel):
     delivery_id: UUID
 
 
-class Delivery(BaseModel):
+class TriggerDelivery(BaseModel):
     """What came to a trigger, and what became of it."""
 
     id: UUID
@@ -91,11 +91,11 @@ RUN = links("run_id", "get_run", "stop_run", at="/run_id")
 
 @router.get(
     "/deliveries",
-    operation_id="list_deliveries",
+    operation_id="list_trigger_deliveries",
     summary="List what was delivered lately, newest first",
     responses=documented(UnknownTrigger, InvalidCursor),
 )
-async def list_(trigger_id: UUID, use: Use, caller: Reader, after: After, limit: Limit = 20) -> Page[Delivery]:
+async def list_(trigger_id: UUID, use: Use, caller: Reader, after: After, limit: Limit = 20) -> Page[TriggerDelivery]:
     """The last hundred."""
     await existing_trigger(use.database, trigger_id, caller)
     rows = await triggers.deliveries(use.database, trigger_id, limit=limit + 1, before=after)
@@ -104,16 +104,16 @@ async def list_(trigger_id: UUID, use: Use, caller: Reader, after: After, limit:
     return Page(items=[_shown(each) for each in shown], next_cursor=next_cursor, total_count=total)
 
 
-def _shown(delivery: StoredDelivery) -> Delivery:
-    fields: dict[str, Any] = {name: getattr(delivery, name) for name in Delivery.model_fields}
+def _shown(delivery: StoredDelivery) -> TriggerDelivery:
+    fields: dict[str, Any] = {name: getattr(delivery, name) for name in TriggerDelivery.model_fields}
     fields["body"] = delivery.body[:SHOWN].decode(errors="replace")
-    return Delivery(**fields)
+    return TriggerDelivery(**fields)
 
 
 @router.post(
     "/deliveries/{delivery_id:uuid}/replay",
     status_code=202,
-    operation_id="replay_delivery",
+    operation_id="replay_trigger_delivery",
     summary="Begin another run with what was delivered",
     responses=documented(UnknownTrigger, UnknownDelivery, NotReplayable, UnknownGraph, GraphNotRunnable, InvalidInputs)
     | {202: {"links": RUN, "description": "the run is queued"}},
@@ -135,7 +135,7 @@ async def replay(trigger_id: UUID, delivery_id: UUID, use: Use, caller: Starter)
 @router.post(
     "/ingress/{token}",
     status_code=202,
-    operation_id="deliver",
+    operation_id="deliver_to_trigger",
     summary="Deliver to a trigger",
     responses=documented(
         UnknownTrigger, InvalidSignature, TooLarge, UnsupportedMediaType, MalformedJson, UnknownGraph,
