@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from backend.api import rest_api, websocket_api
 from backend.api.access import Permission
@@ -106,7 +108,8 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
 @pytest.fixture
 def closed(settings: Settings) -> Settings:
     """Settings of a server to which others can come."""
-    return settings.model_copy(update={"app_env": "production"})
+    key = SecretStr(b64encode(bytes(32)).decode())
+    return settings.model_copy(update={"app_env": "production", "encryption_key": key})
 
 
 @pytest.fixture
