@@ -171,10 +171,9 @@ async def redeliver(connection: Queryable, webhook_id: UUID, id: UUID) -> Stored
     return _delivery(row) if row else None
 
 
-# Lane by lane, found by jumping from one to the next in the index: however much waits in one, none of it is looked at
-# for the others. Of all that is found what has been due for longest comes first. `$1` and `$2` are the lanes in which
-# this notifier is at work, and on how many deliveries.
-CLAIM = """
+# The lanes in which something waits, found by jumping from one to the next in the index: however much waits in one, none
+# of it is looked at for the others.
+LANES = """
     WITH RECURSIVE lanes AS (
         (SELECT lane FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL ORDER BY lane LIMIT 1)
         UNION ALL
@@ -182,7 +181,13 @@ CLAIM = """
             SELECT lane FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL AND lane > lanes.lane
             ORDER BY lane LIMIT 1
         ) AS following
-    ), free AS (
+    )
+"""
+
+# Of all that is found what has been due for longest comes first. `$1` and `$2` are the lanes in which this notifier is
+# at work, and on how many deliveries.
+CLAIM = f"""
+    {LANES}, free AS (
         SELECT lane, $3::int - coalesce(busy.count, 0) AS places
         FROM lanes LEFT JOIN unnest($1::uuid[], $2::int[]) AS busy (lane, count) USING (lane)
     ), found AS (
@@ -222,8 +227,12 @@ async def claim(connection: Queryable, busy: Mapping[UUID, int], *, in_lane: int
 async def next_due(connection: Queryable) -> float | None:
     """The seconds to the next attempt that is not due yet, or to the end of a lease; None if there is none."""
     return await connection.fetchval(
-        "SELECT extract(epoch FROM min(next_attempt_at) - now())::float8"
-        " FROM webhook_deliveries WHERE next_attempt_at > now()"
+        f"""
+        {LANES} SELECT extract(epoch FROM min(first.next_attempt_at) - now())::float8 FROM lanes, LATERAL (
+            SELECT next_attempt_at FROM webhook_deliveries WHERE lane = lanes.lane AND next_attempt_at > now()
+            ORDER BY next_attempt_at LIMIT 1
+        ) AS first
+        """
     )
 
 
