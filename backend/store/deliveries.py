@@ -16,7 +16,7 @@ from asyncpg import Record
 
 from backend.store.connection import Pool, Queryable
 from backend.store.lists import START, Place, total
-from backend.store.webhooks import DUE, SWITCHED_OFF
+from backend.store.webhooks import DUE, SWITCHED_OFF, waiting_of
 
 # Seconds that a notifier has for an attempt and to write its result down.
 LEASE = 60.0
@@ -171,8 +171,8 @@ async def redeliver(connection: Queryable, webhook_id: UUID, id: UUID) -> Stored
     return _delivery(row) if row else None
 
 
-# The lanes in which something waits, found by jumping from one to the next in the index: however much waits in one, none
-# of it is looked at for the others.
+# The lanes in which something waits, found by jumping from one to the next in the index: however much waits in one,
+# none of it is looked at for the others.
 LANES = """
     WITH RECURSIVE lanes AS (
         (SELECT lane FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL ORDER BY lane LIMIT 1)
@@ -295,7 +295,7 @@ async def _switch_off(connection: Queryable, webhook_id: UUID, reason: str, cond
             UPDATE webhooks SET active = false, disabled_reason = $2 WHERE id = $1 AND active {condition} RETURNING id
         ), failed AS (
             UPDATE webhook_deliveries SET status = 'FAILED', next_attempt_at = NULL, error = $3
-            FROM webhook WHERE webhook_id = webhook.id AND next_attempt_at IS NOT NULL
+            WHERE id IN ({waiting_of("webhook")} FOR UPDATE OF waiting SKIP LOCKED)
         )
         SELECT $2 FROM webhook
         """,
