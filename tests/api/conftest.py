@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -108,8 +107,7 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
 @pytest.fixture
 def closed(settings: Settings) -> Settings:
     """Settings of a server to which others can come."""
-    key = SecretStr(b64encode(bytes(32)).decode())
-    return settings.model_copy(update={"app_env": "production", "encryption_key": key})
+    return settings.model_copy(update={"app_env": "production", "encryption_key": SecretStr("k" * 43 + "=")})
 
 
 @pytest.fixture
