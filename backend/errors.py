@@ -49,6 +49,12 @@ class InvalidCursor(BadRequest):
     code, title = "invalid_cursor", "The cursor is none of ours"
 
 
+class GraphIdMismatch(BadRequest):
+    """A new version keeps the id of its graph: the body has that id, or none."""
+
+    code, title = "graph_id_mismatch", "The body is of another graph"
+
+
 class InvalidLastEventId(BadRequest):
     """In the stream of a run the id of an event is its number, 0 or more; in others it can only be taken from there."""
 
@@ -209,6 +215,24 @@ class WebhookInactive(Conflict):
     """A webhook that is switched off is told nothing."""
 
     code, title = "webhook_inactive", "The webhook is switched off"
+
+
+class IncludedGraph(Conflict):
+    """A graph that came in the file of another is deleted with that one."""
+
+    code, title = "included_graph", "The graph belongs to another"
+
+
+class NoMoreVersions(Conflict):
+    """The versions of a graph are numbered up to 2147483647."""
+
+    code, title = "no_more_versions", "The graph can have no further version"
+
+
+class PreconditionFailed(ApiError):
+    """What the request is about is not as `If-Match` says any more: read it again."""
+
+    status, code, title = 412, "precondition_failed", "It has changed"
 
 
 class TooLarge(ApiError):

@@ -11,14 +11,17 @@ from backend.api import (
     api_keys,
     blocks,
     graph_settings,
+    graph_versions,
     graphs,
     health,
+    library,
     openapi,
     pages,
     problem,
     reruns,
     reviews,
     runs,
+    search,
     sharing,
     streams,
     webhooks,
@@ -113,8 +116,22 @@ def build_app(services: Services) -> FastAPI:
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
     for resource in (
-        reviews, graphs, graph_settings, runs, reruns, sharing, streams, webhooks, blocks, api_keys, health, pages,
-    ):  # fmt: skip
+        reviews,
+        graphs,
+        graph_versions,
+        graph_settings,
+        library,
+        search,
+        runs,
+        reruns,
+        sharing,
+        streams,
+        webhooks,
+        blocks,
+        api_keys,
+        health,
+        pages,
+    ):
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, StrictBool
 from yarl import URL
 
 from backend.api.access import Caller, Permission, needs
@@ -81,7 +81,7 @@ class NewWebhook(BaseModel):
     url: WebhookUrl
     events: WebhookEvents = ENDS
     graph_id: UUID | None = Field(default=None, description="only runs of this graph")
-    active: bool = True
+    active: StrictBool = True
     description: Description = ""
 
     model_config = {"json_schema_extra": {"examples": [{"url": "https://example.com/hooks", "events": ["run.failed"]}]}}
@@ -92,7 +92,7 @@ class WebhookChanges(BaseModel):
 
     url: WebhookUrl | None = None
     events: WebhookEvents | None = None
-    active: bool | None = Field(default=None, description="false fails what waits; true begins anew")
+    active: StrictBool | None = Field(default=None, description="false fails what waits; true begins anew")
     description: Description | None = None
 
     model_config = {"json_schema_extra": {"examples": [{"active": True}]}}

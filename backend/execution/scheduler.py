@@ -103,4 +103,5 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             await deliveries.delete_old(pool)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
+            await retention.delete_graphs(pool)
         await asyncio.sleep(RETENTION_EVERY)

@@ -24,7 +24,12 @@ _MASKS = {"nodes_input_masks"}
 
 
 def read(document: object) -> Graph:
-    """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link.
+    """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link."""
+    return with_new_ids(read_with_ids(document))
+
+
+def read_with_ids(document: object) -> Graph:
+    """The graph in an agent file, with the ids that it has there.
 
     What a graph does not keep (unknown keys, copies of links in nodes, owners, webhooks) is left behind; calls of the
     graphs in the file lead to them (calls.py). Raises
@@ -40,7 +45,7 @@ def read(document: object) -> Graph:
         raise GraphFileError([*shape_faults(error), *faults]) from None
     if faults:
         raise GraphFileError(faults)
-    return with_new_ids(with_calls_found(graph, file).with_nodes(lambda node: _without(node, _OWNER)))
+    return with_calls_found(graph, file).with_nodes(lambda node: _without(node, _OWNER))
 
 
 def _object(document: object) -> dict[str, Any]:

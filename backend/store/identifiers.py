@@ -25,3 +25,11 @@ def node_run_id(run_id: UUID, number: int) -> UUID:
 def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
     """Always the same for the `number`th run that a node run begins: so it cannot be begun twice."""
     return uuid5(run_id, f"{node_run}.{number}")
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a UUID, written as ids are here."""
+    try:
+        return text == str(UUID(text))
+    except ValueError:
+        return False
