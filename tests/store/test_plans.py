@@ -185,7 +185,7 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "shared run": lambda pool: runs.shared(pool, "77"),
     "share": lambda pool: runs.share(pool, run(77), "token"),
     "unshare": lambda pool: runs.unshare(pool, run(77)),
-    "its outputs": lambda pool: events.read_outputs(pool, run(1000)),
+    "its outputs": lambda pool: events.outputs_of(pool, [run(1000)]),
     "its events": lambda pool: events.read_all(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
     "its node runs": lambda pool: statistics.node_run_counts(pool, [run(1000)]),
