@@ -56,9 +56,9 @@ class GraphIdMismatch(BadRequest):
 
 
 class InvalidLastEventId(BadRequest):
-    """The id of an event is its number: a whole number, 0 or more."""
+    """In the stream of a run the id of an event is its number, 0 or more; in others it can only be taken from there."""
 
-    code, title = "invalid_last_event_id", "The last event id is not a number"
+    code, title = "invalid_last_event_id", "The last event id is none of this stream"
 
 
 class WrongHost(BadRequest):

@@ -391,7 +391,7 @@ async def outputs(
 ) -> dict[str, list[Any]]:
     """The values of each output of the graph so far, in the order they came."""
     await existing_run(use.database, caller, run_id)
-    found = await outputs_of(use.database, run_id)
+    found = (await events.outputs_of(use.database, [run_id])).get(run_id, {})
     return found if name is None else {each: found[each] for each in name if each in found}
 
 
@@ -466,14 +466,6 @@ async def existing_run(database: Queryable, caller: Caller, run_id: UUID) -> Sto
 
 def _unknown(run_id: UUID) -> UnknownRun:
     return UnknownRun(f"There is no run {run_id}.")
-
-
-async def outputs_of(database: Queryable, run_id: UUID) -> dict[str, list[Any]]:
-    """The values of each output of a run."""
-    found: dict[str, list[Any]] = {}
-    for output in await events.read_outputs(database, run_id):
-        found.setdefault(output["name"], []).append(output["value"])
-    return found
 
 
 async def read_detail(database: Queryable, caller: Caller, run_id: UUID) -> RunDetail:

@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.problem import documented
-from backend.api.runs import Status, existing_run, outputs_of
+from backend.api.runs import Status, existing_run
 from backend.api.services import Use
 from backend.errors import UnknownRun, UnknownShare
-from backend.store import graphs, runs
+from backend.store import events, graphs, runs
 
 TOKEN_BYTES = 32
 TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -93,5 +93,5 @@ async def show(token: str, use: Use, response: Response) -> SharedRun:
         created_at=run.created_at,
         started_at=run.started_at,
         ended_at=run.ended_at,
-        outputs=await outputs_of(use.database, run.id),
+        outputs=(await events.outputs_of(use.database, [run.id])).get(run.id, {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -149,14 +150,23 @@ async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
     return await read(connection, run_id, limit=None)
 
 
-async def read_outputs(connection: Queryable, run_id: UUID) -> list[dict[str, Any]]:
-    """What a run has put out, in order: `name` and `value` of each."""
+async def outputs_of(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, dict[str, list[Any]]]:
+    """What runs have put out: the values of each output, in the order they came."""
     rows = await connection.fetch(
-        "SELECT data FROM run_events WHERE run_id = $1 AND type = 'run.output' ORDER BY number", run_id
+        """
+        SELECT run_id, data FROM run_events WHERE run_id = ANY($1::uuid[]) AND type = 'run.output'
+        ORDER BY run_id, number
+        """,
+        run_ids,
     )
-    outputs = [row["data"] for row in rows]
-    await large_values.put_back(connection, run_id, outputs)
-    return outputs
+    found: dict[UUID, dict[str, list[Any]]] = {}
+    for run_id, of_run in groupby(rows, key=lambda row: row["run_id"]):
+        outputs = [row["data"] for row in of_run]
+        await large_values.put_back(connection, run_id, outputs)
+        by_name = found[run_id] = {}
+        for output in outputs:
+            by_name.setdefault(output["name"], []).append(output["value"])
+    return found
 
 
 async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = 1000) -> list[Event]:

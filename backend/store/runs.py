@@ -244,6 +244,12 @@ async def get(connection: Queryable, id: UUID) -> StoredRun | None:
     return run_of(row) if row else None
 
 
+async def get_many(connection: Queryable, ids: Sequence[UUID]) -> dict[UUID, StoredRun]:
+    """Those of the runs that there are."""
+    rows = await connection.fetch("SELECT * FROM runs WHERE id = ANY($1::uuid[])", ids)
+    return {row["id"]: run_of(row) for row in rows}
+
+
 class Wanted(TypedDict, total=False):
     """Which runs of a user are looked for: those that meet all that is given."""
 

@@ -26,7 +26,6 @@ from tests.api.server import ECHO, FakeRun, serving
 def _only_notifications_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the look that is taken now and then, a notification that is not heard fails a test."""
     monkeypatch.setattr("backend.store.feed.LOOK_EVERY", 3600)
-    monkeypatch.setattr("backend.api.live.LOOK_AT_LEAST_EVERY", 3600)
 
 
 @pytest.fixture
