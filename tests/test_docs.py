@@ -84,6 +84,14 @@ def test_the_commands_of_the_development_guide_work(server: Environment):
             assert shell(server, command) or command == "invoke logs rest --lines 20", "rest may have said nothing"
 
 
+def test_the_commands_of_the_guide_to_access_work(server: Environment):
+    lines = fenced((ROOT / "docs/access.md").read_text(encoding="utf-8"), "console")[0].splitlines()
+    printed = [shell(server, line.removeprefix("$ ")) for line in lines]
+    assert '"name":"default"' in printed[0]
+    assert '"plain_text_key":"agpt_' in printed[1]
+    assert '"total_count":1' in printed[2]
+
+
 def test_the_keys_of_the_development_guide_are_those_that_there_are():
     guide = (ROOT / "docs/development.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `([^`]+)` \|", guide, re.MULTILINE)
