@@ -52,6 +52,13 @@ def test_the_commands_of_the_readme_work_in_their_order_and_print_what_it_shows(
     assert '"total_count":2' in printed
 
 
+@pytest.mark.parametrize("page", ["schedules", "triggers"])
+def test_the_commands_of_the_pages_on_the_api_work_in_their_order(server: Environment, page: str):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    lines = [line for block in fenced(text, "console") for line in block.splitlines()]
+    assert shell(server, "\n".join(line.removeprefix("$ ") for line in lines))
+
+
 @pytest.mark.parametrize(
     "command", ["invoke status", "invoke doctor", "invoke --list", "python -m backend.rest --help"]
 )

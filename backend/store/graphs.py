@@ -43,6 +43,9 @@ class StoredGraph:
         return self.included_in or self.id
 
 
+# A user, a graph of theirs, and a version of it or None for the active one.
+Wanted = tuple[UUID, UUID, int | None]
+
 _OF_BOTH = "id, version, is_active, name, document, included_in, user_id, created_at AS updated_at"
 _COLUMNS = f"{_OF_BOTH}, first_at AS created_at"
 
@@ -129,6 +132,23 @@ async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int 
         user_id,
     )
     return _graph(row) if row else None
+
+
+async def get_many_kept(connection: Queryable, wanted: Sequence[Wanted]) -> dict[Wanted, StoredGraph]:
+    """Those that there are of many that are looked for as with `get_kept`."""
+    rows = await connection.fetch(
+        f"""
+        SELECT place, graph.* FROM unnest($1::uuid[], $2::uuid[], $3::int[]) WITH ORDINALITY
+            AS wanted (of_user, graph_id, graph_version, place),
+            LATERAL (
+                SELECT {_COLUMNS} FROM graphs
+                WHERE id = graph_id AND user_id = of_user AND deleted_at IS NULL
+                    AND (version = graph_version OR (graph_version IS NULL AND is_active))
+            ) AS graph
+        """,
+        *([each[column] for each in wanted] for column in range(3)),
+    )
+    return {wanted[row["place"] - 1]: _graph(row) for row in rows}
 
 
 async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
