@@ -203,7 +203,8 @@ class Validation(BaseModel):
     operation_id="validate_graph",
     summary="Check an agent file",
     responses=documented(MalformedJson, TooLarge, UnsupportedMediaType),
-    openapi_extra={"requestBody": REQUEST_BODY},
+    # Any JSON will do: what is no agent file is told so.
+    openapi_extra={"requestBody": REQUEST_BODY | {"content": {"application/json": {"schema": {}, "example": EXAMPLE}}}},
 )
 async def validate(request: Request, use: Use, caller: Reader) -> Validation:
     """Tells everything that is wrong with it. Nothing is stored or run."""
