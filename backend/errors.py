@@ -139,6 +139,18 @@ class UnknownReview(NotFound):
     code, title = "unknown_review", "There is no such review"
 
 
+class UnknownWebhook(NotFound):
+    """No webhook has this id."""
+
+    code, title = "unknown_webhook", "There is no such webhook"
+
+
+class UnknownDelivery(NotFound):
+    """The webhook has no delivery with this id; old ones are deleted."""
+
+    code, title = "unknown_delivery", "There is no such delivery"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 
@@ -149,6 +161,18 @@ class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class NotAcceptable(ApiError):
+    """What the Accept header asks for is not to be had at this address."""
+
+    status, code, title = 406, "not_acceptable", "There is no such representation"
+
+
+class TooSlow(ApiError):
+    """The body of a request has to come at a kilobyte a second, after a start of half a minute."""
+
+    status, code, title = 408, "too_slow", "The request came too slowly"
 
 
 class Conflict(ApiError):
@@ -179,6 +203,12 @@ class NothingFailed(Conflict):
     """A run that completed has nothing to be tried again."""
 
     code, title = "nothing_failed", "Nothing in the run failed"
+
+
+class WebhookInactive(Conflict):
+    """A webhook that is switched off is told nothing."""
+
+    code, title = "webhook_inactive", "The webhook is switched off"
 
 
 class IncludedGraph(Conflict):

@@ -128,6 +128,8 @@ REQUEST_BODY = {
     "content": {"application/json": {"schema": AGENT_FILE, "example": EXAMPLE}},
 }
 
+ANYTHING = REQUEST_BODY | {"content": {"application/json": {"schema": {}, "example": EXAMPLE}}}
+
 SearchText = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$", description="part of it")]
 FILE_ERRORS = documented(MalformedJson, TooLarge, UnsupportedMediaType, InvalidGraphFile)
 LINKS = links("graph_id", "get_graph", "update_graph", "list_graph_versions", "export_graph", "start_run")
@@ -203,8 +205,7 @@ class Validation(BaseModel):
     operation_id="validate_graph",
     summary="Check an agent file",
     responses=documented(MalformedJson, TooLarge, UnsupportedMediaType),
-    # Any JSON will do: what is no agent file is told so.
-    openapi_extra={"requestBody": REQUEST_BODY | {"content": {"application/json": {"schema": {}, "example": EXAMPLE}}}},
+    openapi_extra={"requestBody": ANYTHING},
 )
 async def validate(request: Request, use: Use, caller: Reader) -> Validation:
     """Tells everything that is wrong with it. Nothing is stored or run."""

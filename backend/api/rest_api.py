@@ -23,6 +23,7 @@ from backend.api import (
     runs,
     search,
     streams,
+    webhooks,
 )
 from backend.api.access import Permission
 from backend.api.authentication import Keys, login_is_needed
@@ -123,6 +124,7 @@ def build_app(services: Services) -> FastAPI:
         runs,
         reruns,
         streams,
+        webhooks,
         blocks,
         api_keys,
         health,

@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, queue, rate_limits, retention, waking
+from backend.store import deliveries, executors, queue, rate_limits, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -99,6 +99,7 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             old = await retention.delete_old(pool, days) if days else 0
             surplus = await retention.delete_surplus(pool, count) if count else 0
             await rate_limits.forget(pool)
+            await deliveries.delete_old(pool)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
             await retention.delete_graphs(pool)
