@@ -6,7 +6,7 @@ is there for its runs only, until the last of them is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Required, TypedDict, Unpack
@@ -147,14 +147,18 @@ async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int 
     return _graph(row) if row else None
 
 
-async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
-    """The name of a version of a graph of this user; None if there is no such version, or it is deleted."""
-    return await connection.fetchval(
-        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3 AND deleted_at IS NULL",
-        id,
-        version,
+async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+    """Those of the versions of graphs that this user has, and has not deleted."""
+    rows = await connection.fetch(
+        """
+        SELECT id, version FROM unnest($2::uuid[], $3::int[]) AS wanted (id, version) JOIN graphs USING (id, version)
+        WHERE user_id = $1 AND deleted_at IS NULL
+        """,
         user_id,
+        [id for id, _ in wanted],
+        [version for _, version in wanted],
     )
+    return {(row["id"], row["version"]) for row in rows}
 
 
 async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) -> str | None:
