@@ -22,6 +22,7 @@ from backend.api import (
     reviews,
     runs,
     search,
+    sharing,
     streams,
     webhooks,
 )
@@ -123,6 +124,7 @@ def build_app(services: Services) -> FastAPI:
         search,
         runs,
         reruns,
+        sharing,
         streams,
         webhooks,
         blocks,
