@@ -24,6 +24,11 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+def example(**fields: Any) -> ConfigDict:
+    """The `model_config` of a body that shows an example of the whole."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 async def read_json_bytes(request: Request) -> bytes:
     """The body, which has to be declared as JSON. Raises TooLarge, UnsupportedMediaType."""
     body = bytearray()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import Body, JsonRoute
@@ -67,14 +67,17 @@ Labels = Annotated[
 Label = Annotated[str, Field(max_length=265, pattern=r"^[^:\x00]+:[^\x00]*$")]
 
 
-def _in_utc(time: datetime) -> datetime:
+def _in_utc(text: str) -> datetime:
     try:
+        time = datetime.fromisoformat(text)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError:
         raise ValueError("it is out of range") from None
+    except ValueError:
+        raise ValueError("it has to be a time as in ISO 8601, such as 2026-01-31T12:00:00Z") from None
 
 
-Time = Annotated[datetime, AfterValidator(_in_utc)]
+Time = Annotated[datetime, BeforeValidator(_in_utc)]
 
 
 class StartRun(Body):

@@ -12,6 +12,7 @@ from backend.settings import Settings
 from backend.store import (
     changes,
     control,
+    deliveries,
     events,
     executors,
     graph_settings,
@@ -83,6 +84,12 @@ INSERT INTO reviews (id, run_id, node_run, node_id, instructions, editable, stat
 SELECT id, id, 1, 'n', '', true,
     CASE status WHEN 'REVIEW' THEN 'WAITING' WHEN 'FAILED' THEN 'REJECTED' ELSE 'APPROVED' END, created_at
 FROM runs;
+INSERT INTO webhook_deliveries (id, user_id, webhook_id, lane, event_type, run_id, status, created_at, next_attempt_at)
+SELECT id, user_id, hook, hook, 'run.completed', id, CASE WHEN due THEN 'PENDING' ELSE 'DELIVERED' END, created_at,
+    CASE WHEN due THEN now() END
+FROM runs, LATERAL (
+    SELECT CASE WHEN depth = 0 THEN '{COMMON}' ELSE '{RARE}' END::uuid AS hook, status = 'COMPLETED' AS due
+) AS delivery;
 ANALYZE;
 """
 
@@ -154,6 +161,8 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "is anything below": lambda pool: runs.has_open_children(pool, run(1000)),
     "ask for a review": lambda pool: reviews.lock_run(pool, USER, run(31)),
     "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
+    "claim deliveries": lambda pool: deliveries.claim(pool, {COMMON: 7}, in_lane=8, at_most=100),
+    "next delivery": lambda pool: deliveries.next_due(pool),
     "delete what is deleted": lambda pool: retention.delete_graphs(pool),
     "the graph that a run calls": lambda pool: graphs.name_for(pool, run(1000), COMMON, 1),
     "delete what is old": lambda pool: retention.delete_old(pool, 1000),
@@ -202,6 +211,8 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "resume": lambda pool: control.resume(pool, run(101)),
     "delete a run": lambda pool: retention.delete_run(pool, run(2000)),
     "limit of a graph": lambda pool: graph_settings.limit_runs(pool, COMMON, 5),
+    "deliveries": lambda pool: deliveries.page(pool, RARE, limit=21),
+    "deliveries in a status": lambda pool: deliveries.page(pool, COMMON, limit=21, before=PLACE, status="FAILED"),
     "reviews of a run": lambda pool: reviews.of_run(pool, run(1000)),
 }
 
