@@ -97,6 +97,12 @@ class UnknownBlock(NotFound):
     code, title = "unknown_block", "There is no such block"
 
 
+class UnknownCredential(NotFound):
+    """You have no credential with this id."""
+
+    code, title = "unknown_credential", "There is no such credential"
+
+
 class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 

@@ -122,7 +122,7 @@ async def retry(run_id: UUID, use: Use, response: Response) -> RunDetail:
     run, graph = await _ended(use, run_id)
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
-    found, masked = topology(graph, registry.catalogue()), run.input_masks or {}
+    found, masked = topology(graph, registry.catalogue()), run.masks
     done = await events.read_all(use.database, run_id)
     history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
     return await _queue(use, response, run, run.inputs, history)
@@ -140,7 +140,7 @@ async def _ended(use: Services, run_id: UUID) -> tuple[StoredRun, Graph]:
 async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str]) -> list[Event]:
     found = topology(graph, registry.catalogue())
     done = await events.read_all(use.database, run.id)
-    return rerun.kept(found, run.input_masks or {}, done, again=rerun.downstream(found, again))
+    return rerun.kept(found, run.masks, done, again=rerun.downstream(found, again))
 
 
 async def _queue(
@@ -157,6 +157,7 @@ async def _queue(
             priority=of.priority,
             rerun_of=of.id,
             input_masks=of.input_masks,
+            credentials=of.credentials,
             concurrency_key=of.concurrency_key,
             concurrency_limit=of.concurrency_limit,
         )

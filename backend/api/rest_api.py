@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from backend.api import (
     blocks,
+    credentials,
     graph_settings,
     graphs,
     health,
@@ -73,7 +74,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, health, pages):
+    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, credentials, health, pages):
         app.include_router(resource.router)
     app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
     app.add_middleware(Observed, metrics=services.metrics)

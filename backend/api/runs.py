@@ -10,6 +10,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
+from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.graphs import Version, existing_graph
 from backend.api.openapi import links
@@ -27,8 +28,10 @@ from backend.errors import (
     UnknownRun,
     UnsupportedMediaType,
 )
+from backend.execution.credentials import choose
 from backend.execution.history import History, NodeRun, fold
 from backend.execution.runnable import check, missing_calls
+from backend.graphs.credentials import without_secrets
 from backend.graphs.graph import Graph
 from backend.graphs.validation import Problem, check_inputs, check_masks
 from backend.store import control, events, runs
@@ -47,7 +50,18 @@ router = APIRouter(prefix="/api/v2", tags=["runs"], route_class=JsonRoute)
 Status = Literal["INCOMPLETE", "QUEUED", "RUNNING", "COMPLETED", "TERMINATED", "FAILED", "REVIEW"]
 
 
+Starter = Annotated[Caller, needs(Permission.RUN_AGENT)]
+
 Priority = Annotated[int, Field(ge=-100, le=100, description="of queued runs those of a higher one begin first")]
+
+
+class CredentialReference(BaseModel):
+    """Which credential to use. What else is given is not kept."""
+
+    id: UUID
+    provider: str = Field(examples=["http"])
+    type: str = Field(examples=["host_scoped"])
+    title: str | None = None
 
 
 class StartRun(BaseModel):
@@ -56,6 +70,9 @@ class StartRun(BaseModel):
     inputs: dict[str, Any] = Field(default={}, examples=[{"Input": 5}])
     nodes_input_masks: dict[str, dict[str, Any]] | None = Field(
         default=None, description="values for pins of nodes, by the id of the node, in place of whatever comes to them"
+    )
+    credentials_inputs: dict[str, CredentialReference] = Field(
+        default={}, description="one of your credentials for each slot of the graph's `credentials_input_schema`"
     )
     priority: Priority = 0
     concurrency_key: str | None = Field(
@@ -67,11 +84,16 @@ class StartRun(BaseModel):
     )
     concurrency_limit: int = Field(default=1, ge=1, le=10_000, description="only with a `concurrency_key`")
 
-    def options(self) -> runs.Options:
+    @property
+    def masks(self) -> dict[str, dict[str, Any]]:
+        return {node_id: without_secrets(mask) for node_id, mask in (self.nodes_input_masks or {}).items()}
+
+    def options(self, user_id: UUID) -> runs.Options:
         """What is kept of them with the run."""
         return {
+            "user_id": user_id,
             "priority": self.priority,
-            "input_masks": self.nodes_input_masks or None,
+            "input_masks": self.masks or None,
             "concurrency_key": self.concurrency_key,
             "concurrency_limit": self.concurrency_limit if self.concurrency_key else None,
         }
@@ -97,6 +119,7 @@ class RunSummary(BaseModel):
     priority: int
     paused: bool = Field(description="it is to rest; it does once the nodes at work have finished")
     concurrency_key: str | None
+    credentials_inputs: dict[str, CredentialReference] = Field(description="the credentials that it uses, by slot")
 
 
 class NodeExecution(BaseModel):
@@ -177,6 +200,7 @@ class RunDetail(RunSummary):
 async def start(
     graph_id: UUID,
     use: Use,
+    caller: Starter,
     response: Response,
     body: StartRun | None = None,
     version: Version = None,
@@ -186,8 +210,11 @@ async def start(
     it as it is when the time is over (202)."""
     body = body or StartRun()
     stored = await existing_graph(use.database, graph_id, version)
-    check_values(await runnable(use.database, stored), body.inputs, body.nodes_input_masks or {})
-    run = await runs.insert(use.database, new_id(), stored.id, stored.version, body.inputs, **body.options())
+    graph = await runnable(use.database, stored)
+    check_values(graph, body.inputs, body.masks)
+    options = body.options(caller.user_id)
+    options["credentials"] = await chosen_credentials(use.database, caller, graph, body)
+    run = await runs.insert(use.database, new_id(), stored.id, stored.version, body.inputs, **options)
     response.headers["Location"] = f"{router.prefix}/runs/{run.id}"
     if not wait:
         return _detail(run, History(), 0)
@@ -208,6 +235,22 @@ def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str
     """Raises InvalidInputs if no run of the graph can begin with them."""
     catalogue = registry.catalogue()
     _refuse(InvalidInputs, check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks))
+
+
+async def chosen_credentials(
+    database: Queryable, caller: Caller, graph: Graph, body: StartRun
+) -> dict[str, dict[str, Any]] | None:
+    """What is kept of the credentials with the run, or InvalidInputs."""
+    given = {slot: reference.model_dump(mode="json") for slot, reference in body.credentials_inputs.items()}
+    kept, problems = await choose(database, caller.user_id, graph, given, body.masks)
+    if problems:
+        errors = [
+            {"pointer": f"/credentials_inputs/{each.pin}", "code": each.code, "message": each.message}
+            for each in problems
+        ]
+        shown = [each.model_dump() for each in problems]
+        raise InvalidInputs(" ".join(each.message for each in problems), errors=errors, problems=shown)
+    return kept or None
 
 
 def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
@@ -341,6 +384,7 @@ def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
     duration = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
     fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
     parent = run.parent_run_id and node_run_id(run.parent_run_id, run.parent_node_run or 0)
+    fields["credentials_inputs"] = run.credentials or {}
     return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count, "parent_node_exec_id": parent}
 
 

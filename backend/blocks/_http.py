@@ -22,7 +22,9 @@ from yarl import URL
 
 from backend.blocks.block import BlockError, Context
 from backend.blocks.json_values import as_text, json_text
+from backend.blocks.outside import Credentials, basic
 from backend.blocks.resources import kept
+from backend.graphs.credentials import covers
 
 TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=10)  # seconds
 MAX_ANSWER = 32 * 1024 * 1024  # bytes, unpacked
@@ -79,6 +81,31 @@ async def send(method: str, url: str, headers: dict[str, str], body: Body, conte
         raise BlockError(f"{target.host} took too long to answer.") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise BlockError(f"{target.host} could not be reached: {_why(error)}.") from None
+
+
+def with_credentials(url: str, headers: dict[str, str], held: Credentials) -> dict[str, str]:
+    """The headers with those of a credential in place of others of the same name. Raises BlockError if it is for
+    another host."""
+    target = _parsed(url)
+    host = f"{_bracketed(target.raw_host or '')}:{target.port}"
+    if held.host and not covers(held.host, host):
+        raise BlockError(f"The credential is for the host {held.host}, and is not sent to {target.host}.")
+    own = _authentication(held)
+    return {**_without(headers, own), **own}
+
+
+def _authentication(held: Credentials) -> dict[str, str]:
+    match held.type:
+        case "host_scoped":
+            return dict(held.secret["headers"])
+        case "user_password":
+            return {"Authorization": f"Basic {basic(held.secret['username'], held.secret['password'])}"}
+        case _:
+            return {"Authorization": f"Bearer {held.secret['api_key']}"}
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _parsed(url: str) -> URL:

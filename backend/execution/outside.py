@@ -15,9 +15,12 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from backend.blocks.outside import BlockError, Masks, Outside, Review
+from backend.blocks.outside import Accepted, BlockError, Credentials, Masks, Outside, Review
 from backend.execution.dataflow import NodeInputs
+from backend.execution.keyring import Keyring
+from backend.execution.redaction import NO_SECRETS
 from backend.graphs.graph import MAX_VERSION
+from backend.settings import Settings
 from backend.store import events, graphs, kept_values, reviews, runs
 from backend.store.clock import CLOCK
 from backend.store.connection import PASSING, Queryable
@@ -70,13 +73,23 @@ class NodeOutside(Outside):
     """The outside of one node run, whose next wait is its `first`. The time it waits does not count towards `limit`."""
 
     def __init__(
-        self, run: Waiter, stored: StoredRun, database: Queryable, inputs: NodeInputs, *, first: int = 0
+        self,
+        run: Waiter,
+        stored: StoredRun,
+        database: Queryable,
+        settings: Settings,
+        inputs: NodeInputs,
+        *,
+        first: int = 0,
     ) -> None:
         self._run = run
         self._stored = stored
         self._database = database
         self._inputs = inputs
         self._waits = first
+        self._settings = settings
+        self._keyring: Keyring | None = None
+        self.redaction = NO_SECRETS
         self.limit = asyncio.timeout(None)
 
     async def sleep(self, seconds: float) -> None:
@@ -101,7 +114,7 @@ class NodeOutside(Outside):
         id = node_run_id(self._stored.id, self._inputs.number)
         await self._begin("review", review_id=str(id))
         number, node_id = self._inputs.number, self._inputs.node_id
-        text = instructions.replace("\0", "")
+        payload, text = self.redaction.value(payload), self.redaction.text(instructions.replace("\0", ""))
         await _patiently(
             lambda: reviews.insert(self._database, self._stored, id, number, node_id, payload, text, editable)
         )
@@ -117,6 +130,7 @@ class NodeOutside(Outside):
         self, graph_id: str, version: int, inputs: dict[str, Any], masks: Masks | None
     ) -> AsyncGenerator[tuple[str, Any], None]:
         id, agent, name = await self._callee(graph_id, version)
+        inputs, masks = self.redaction.value(inputs), self.redaction.value(masks)
         child = child_run_id(self._stored.id, self._inputs.number, self._waits)
         await self._begin("run", child_run_id=str(child))
         if child not in await _patiently(self._children):
@@ -141,11 +155,17 @@ class NodeOutside(Outside):
 
     async def keep(self, key: str, value: Any, *, across_agents: bool) -> None:
         scope, run_id, number = self._scope(across_agents), self._stored.id, self._inputs.number
+        value = self.redaction.value(value)
         await _patiently(lambda: kept_values.keep(self._database, run_id, number, scope, key, value))
 
     async def recall(self, key: str, *, across_agents: bool) -> Any:
         scope = self._scope(across_agents)
         return await _patiently(lambda: kept_values.recall(self._database, scope, key))
+
+    async def credentials(self, reference: Mapping[str, Any], accepted: Accepted) -> Credentials:
+        keyring = self._keyring or Keyring(self._database, self._settings, self._stored.user_id)
+        self._keyring, self.redaction = keyring, keyring.redaction
+        return await _patiently(lambda: keyring.open(reference, accepted))
 
     def _children(self) -> Awaitable[Mapping[UUID, int]]:
         return self._run.children.newest(self._run.woken)

@@ -15,6 +15,7 @@ from asyncpg import Record
 
 from backend.store.connection import Queryable
 from backend.store.lists import START, Place, total
+from backend.store.users import DEFAULT_USER
 
 # Channel of NOTIFY, as the statements below name it. A notification is a hint to look, never the news itself.
 QUEUED = "run_queued"
@@ -30,7 +31,8 @@ class StoredRun:
     `parent_run_id` and `parent_node_run` are set for a run that a node of another run began; `depth` counts how many
     such runs it is below the first. A run that is a rerun has had events of the run `rerun_of` from its beginning.
     `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
-    run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it.
+    run at a time. `credentials` are references by slot, {slot: {id, provider, type, title, nodes: {node id: pin}}},
+    for the run and those below it. `node_runs` is how many it has begun, told by the last executor that let go of it.
     """
 
     id: UUID
@@ -55,6 +57,18 @@ class StoredRun:
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
     node_runs: int | None = None
+    user_id: UUID = DEFAULT_USER
+    credentials: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def masks(self) -> dict[str, dict[str, Any]]:
+        """The values for pins of nodes, with the references to credentials."""
+        masks = dict(self.input_masks or {})
+        for slot in (self.credentials or {}).values():
+            reference = {key: value for key, value in slot.items() if key != "nodes"}
+            for node_id, pin in slot["nodes"].items():
+                masks[node_id] = masks.get(node_id, {}) | {pin: reference}
+        return masks
 
 
 class Options(TypedDict, total=False):
@@ -65,6 +79,8 @@ class Options(TypedDict, total=False):
     input_masks: dict[str, dict[str, Any]] | None
     concurrency_key: str | None
     concurrency_limit: int | None
+    user_id: UUID
+    credentials: dict[str, dict[str, Any]] | None
 
 
 async def insert(
@@ -81,9 +97,9 @@ async def insert(
         WITH run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
-                concurrency_limit, limited
+                concurrency_limit, user_id, credentials, limited
             ) VALUES (
-                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9,
+                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11,
                 $8::text IS NOT NULL OR EXISTS (
                     SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
                 )
@@ -103,6 +119,8 @@ async def insert(
         options.get("input_masks"),
         options.get("concurrency_key"),
         options.get("concurrency_limit"),
+        options.get("user_id", DEFAULT_USER),
+        options.get("credentials"),
     )
     assert row is not None
     return run_of(row)
@@ -125,14 +143,15 @@ async def insert_child(
     await connection.execute(
         """
         WITH parent AS (
-            SELECT id, priority, paused FROM runs
+            SELECT id, priority, paused, user_id, credentials FROM runs
             WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         ), run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth,
-                input_masks, priority, paused
+                input_masks, priority, paused, user_id, credentials
             )
-            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused FROM parent
+            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id, credentials
+            FROM parent
             ON CONFLICT (id) DO NOTHING RETURNING *
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)
