@@ -12,6 +12,7 @@ import structlog
 from fastapi import APIRouter, Body, Response
 from pydantic import BaseModel, Field
 
+from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.problem import documented
 from backend.api.services import Use
@@ -23,6 +24,8 @@ from backend.graphs.pins import PinError, merge
 
 # Seconds a direct execution may take. What takes longer belongs into a run.
 TIME_LIMIT = 60.0
+
+Reader = Annotated[Caller, needs(Permission.READ_BLOCK)]
 
 router = APIRouter(prefix="/api/v2/blocks", tags=["blocks"], route_class=JsonRoute)
 
@@ -59,13 +62,13 @@ class BlockDescription(BaseModel):
 
 
 @router.get("", operation_id="list_blocks", summary="List all blocks")
-async def list_() -> list[BlockDescription]:
+async def list_(_: Reader) -> list[BlockDescription]:
     blocks = sorted(registry.blocks().values(), key=lambda block: block.name)
     return [BlockDescription.model_validate(registry.describe(block)) for block in blocks]
 
 
 @router.get("/{block_id}", operation_id="get_block", summary="Show a block", responses=documented(UnknownBlock))
-async def show(block_id: str) -> BlockDescription:
+async def show(block_id: str, _: Reader) -> BlockDescription:
     return BlockDescription.model_validate(registry.describe(_existing(block_id)))
 
 
@@ -79,6 +82,7 @@ async def show(block_id: str) -> BlockDescription:
 async def execute(
     block_id: str,
     use: Use,
+    _: Annotated[Caller, needs(Permission.EXECUTE_BLOCK)],
     body: Annotated[dict[str, Any] | None, Body(description="a value for each input pin", examples=[{"a": 1}])] = None,
 ) -> Response:
     """Answers what the block puts out, as {pin: [values]}. A block that fails puts out `error`; nothing is stored."""

@@ -227,7 +227,8 @@ async def create(
     stored = StoredCredential(
         id=id, provider=body.provider, type=body.type, title=body.title, created_at=now, last_used_at=None, **about
     )
-    sealed = sealer(use.settings).seal(orjson.dumps(body.secret()), credentials.sealed_for(id))
+    seal = sealer(use.settings)  # pyright: ignore[reportArgumentType] - it is frozen
+    sealed = seal.seal(orjson.dumps(body.secret()), credentials.sealed_for(id))
     await credentials.insert(use.database, caller.user_id, stored, sealed)
     response.headers["Location"] = f"{router.prefix}/integrations/credentials/{id}"
     return _shown([stored])[0]
@@ -275,7 +276,7 @@ async def delete(credential_id: UUID, use: Use, caller: Deleter) -> None:
 )
 async def of_graph(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> CredentialsOfGraph:
     """What a start of a run takes as `credentials_inputs`, and what may be given there."""
-    stored = await existing_graph(use.database, graph_id, version)
+    stored = await existing_graph(use.database, caller, graph_id, version)
     found = slots(check(stored).graph, registry.catalogue())
     fit = await fitting(use.database, caller.user_id, found)
     return CredentialsOfGraph(

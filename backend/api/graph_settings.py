@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from backend.api.body import JsonRoute
-from backend.api.graphs import existing_graph
+from backend.api.graphs import Reader, Writer, existing_graph
 from backend.api.problem import documented
 from backend.api.services import Use
 from backend.errors import TooLarge, UnknownGraph, UnsupportedMediaType
@@ -27,8 +27,8 @@ class GraphSettings(BaseModel):
 
 
 @router.get("", operation_id="get_graph_settings", summary="Show its settings", responses=documented(UnknownGraph))
-async def show(graph_id: UUID, use: Use) -> GraphSettings:
-    await existing_graph(use.database, graph_id, None)
+async def show(graph_id: UUID, use: Use, caller: Reader) -> GraphSettings:
+    await existing_graph(use.database, caller, graph_id, None)
     return GraphSettings(max_concurrent_runs=await graph_settings.max_concurrent_runs(use.database, graph_id))
 
 
@@ -38,9 +38,9 @@ async def show(graph_id: UUID, use: Use) -> GraphSettings:
     summary="Change its settings",
     responses=documented(UnknownGraph, TooLarge, UnsupportedMediaType),
 )
-async def change(graph_id: UUID, use: Use, body: GraphSettings) -> GraphSettings:
+async def change(graph_id: UUID, use: Use, caller: Writer, body: GraphSettings) -> GraphSettings:
     """What is left out stays as it is. A lower limit stops nothing: runs that are at work go on."""
-    await existing_graph(use.database, graph_id, None)
+    await existing_graph(use.database, caller, graph_id, None)
     if "max_concurrent_runs" in body.model_fields_set:
         await graph_settings.limit_runs(use.database, graph_id, body.max_concurrent_runs)
-    return await show(graph_id, use)
+    return await show(graph_id, use, caller)

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from backend.api.access import Caller, Permission, needs
 from backend.api.body import read_json_bytes
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
@@ -29,6 +30,9 @@ from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
 
 router = APIRouter(prefix="/api/v2/graphs", tags=["graphs"])
+
+Reader = Annotated[Caller, needs(Permission.READ_GRAPH)]
+Writer = Annotated[Caller, needs(Permission.WRITE_GRAPH)]
 
 Schema = dict[str, Any]
 Version = Annotated[
@@ -117,10 +121,12 @@ REQUEST_BODY = {
     | {201: {"links": links("graph_id", "get_graph", "export_graph", "start_run"), "description": "it is stored"}},
     openapi_extra={"requestBody": REQUEST_BODY},
 )
-async def create(request: Request, response: Response, use: Use) -> GraphDetail:
+async def create(request: Request, response: Response, use: Use, caller: Writer) -> GraphDetail:
     """Every file that is sound in structure is stored, with new ids; `problems` tells what keeps it from running."""
     graph = _read(await read_json_bytes(request))
-    stored = await graphs.insert(use.database, UUID(graph.id), graph.version, graph.name, graph.model_dump())
+    stored = await graphs.insert(
+        use.database, UUID(graph.id), graph.version, graph.name, graph.model_dump(), caller.user_id
+    )
     response.headers["Location"] = f"{router.prefix}/{stored.id}"
     return await _detail(use.database, stored)
 
@@ -150,15 +156,15 @@ def _unwrapped(file: object) -> object:
     summary="List the graphs, newest first",
     responses=documented(InvalidCursor),
 )
-async def list_(use: Use, after: After, limit: Limit = 20) -> Page[GraphSummary]:
-    rows, next_cursor = cut(await graphs.page(use.database, limit=limit + 1, before=after), limit)
+async def list_(use: Use, caller: Reader, after: After, limit: Limit = 20) -> Page[GraphSummary]:
+    rows, next_cursor = cut(await graphs.page(use.database, caller.user_id, limit=limit + 1, before=after), limit)
     items = [_summary(row) for row in rows]
-    return Page(items=items, next_cursor=next_cursor, total_count=await graphs.count(use.database))
+    return Page(items=items, next_cursor=next_cursor, total_count=await graphs.count(use.database, caller.user_id))
 
 
 @router.get("/{graph_id}", operation_id="get_graph", summary="Show a graph", responses=documented(UnknownGraph))
-async def show(graph_id: UUID, use: Use, version: Version = None) -> GraphDetail:
-    return await _detail(use.database, await existing_graph(use.database, graph_id, version))
+async def show(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> GraphDetail:
+    return await _detail(use.database, await existing_graph(use.database, caller, graph_id, version))
 
 
 @router.get(
@@ -168,18 +174,18 @@ async def show(graph_id: UUID, use: Use, version: Version = None) -> GraphDetail
     responses=documented(UnknownGraph)
     | {200: {"description": "the agent file", "content": {"application/json": {"schema": AGENT_FILE}}}},
 )
-async def export(graph_id: UUID, use: Use, version: Version = None) -> Response:
+async def export(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> Response:
     """The file imports to the same graph. Secrets are left out."""
-    stored = await existing_graph(use.database, graph_id, version)
+    stored = await existing_graph(use.database, caller, graph_id, version)
     file = exchange.export(check(stored).graph, registry.catalogue())
     headers = {"Content-Disposition": f'attachment; filename="agent-{stored.id}-v{stored.version}.json"'}
     return Response(orjson.dumps(file, option=orjson.OPT_INDENT_2), headers=headers, media_type="application/json")
 
 
-async def existing_graph(database: Queryable, graph_id: UUID, version: int | None) -> StoredGraph:
-    """The graph, or UnknownGraph."""
+async def existing_graph(database: Queryable, caller: Caller, graph_id: UUID, version: int | None) -> StoredGraph:
+    """The graph, or UnknownGraph: so too if it is another's."""
     stored = await graphs.get(database, graph_id, version)
-    if stored is None:
+    if stored is None or stored.user_id != caller.user_id:
         raise UnknownGraph(f"There is no graph {graph_id}" + (f" in version {version}." if version else "."))
     return stored
 
@@ -198,7 +204,7 @@ def _summary(stored: StoredGraph) -> GraphSummary:
 
 async def _detail(database: Queryable, stored: StoredGraph) -> GraphDetail:
     checked = check(stored)
-    graph, problems = checked.graph, [*checked.problems, *await missing_calls(database, checked.graph)]
+    graph, problems = checked.graph, [*checked.problems, *await missing_calls(database, stored.user_id, checked.graph)]
     fields: dict[str, Any] = {name: getattr(graph, name) for name in Graph.model_fields}
     fields |= derived(graph, registry.catalogue()) | {"created_at": stored.created_at, "problems": problems}
     return GraphDetail.model_construct(None, **fields)

@@ -17,9 +17,6 @@ from backend.store.feed import Feed, newest
 from backend.store.identifiers import node_run_id
 from backend.store.runs import StoredRun
 
-# Whom everything belongs to while there is no login; upstream's default user.
-USER_ID = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
-
 # Runs of a graph that are watched at once, and seconds between two looks at them.
 WATCHED_RUNS = 100
 LOOK_AT_MOST_EVERY = 0.05
@@ -70,7 +67,7 @@ class LiveRun:
     def _node_message(self, node_run: NodeRun, number: int) -> Message:
         data = {
             "event_type": "node_execution_update",
-            "user_id": USER_ID,
+            "user_id": self._run.user_id,
             "graph_id": self._run.graph_id,
             "graph_version": self._run.graph_version,
             "graph_exec_id": self._run.id,
@@ -92,7 +89,7 @@ def run_message(run: StoredRun, history: History, number: int | None) -> Message
     data = {
         "event_type": "graph_execution_update",
         "id": run.id,
-        "user_id": USER_ID,
+        "user_id": run.user_id,
         "graph_id": run.graph_id,
         "graph_version": run.graph_version,
         "preset_id": None,
@@ -121,12 +118,12 @@ async def follow_run(database: Queryable, feed: Feed, run: StoredRun, after: int
                     yield message
 
 
-async def follow_graph(database: Queryable, feed: Feed, graph_id: UUID) -> AsyncGenerator[Message]:
+async def follow_graph(database: Queryable, feed: Feed, user_id: UUID, graph_id: UUID) -> AsyncGenerator[Message]:
     """A message for every run of the graph that has not ended, then one whenever a run begins, moves on or ends."""
-    known: dict[UUID, str] = {run.id: run.status for run in await _watched(database, graph_id) if run.ended_at}
+    known: dict[UUID, str] = {run.id: run.status for run in await _watched(database, user_id, graph_id) if run.ended_at}
     while True:
         stirred = feed.stirred
-        newer = await _watched(database, graph_id)
+        newer = await _watched(database, user_id, graph_id)
         older = [await runs.get(database, id) for id in _open(known) - {run.id for run in newer}]
         for run in [*filter(None, older), *reversed(newer)]:
             if known.get(run.id) != run.status:
@@ -140,8 +137,8 @@ async def follow_graph(database: Queryable, feed: Feed, graph_id: UUID) -> Async
                 await stirred.wait()
 
 
-async def _watched(database: Queryable, graph_id: UUID) -> list[StoredRun]:
-    return await runs.page(database, limit=WATCHED_RUNS, graph_id=graph_id)
+async def _watched(database: Queryable, user_id: UUID, graph_id: UUID) -> list[StoredRun]:
+    return await runs.page(database, user_id, limit=WATCHED_RUNS, graph_id=graph_id)
 
 
 def _open(known: dict[UUID, str]) -> set[UUID]:

@@ -10,11 +10,12 @@ import orjson
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
+from backend.api.access import Caller
 from backend.api.body import JsonRoute
 from backend.api.graphs import existing_graph
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, check_values, existing_run, read_detail, runnable
+from backend.api.runs import RunDetail, Starter, check_values, existing_run, read_detail, runnable
 from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
@@ -71,16 +72,16 @@ RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable) | {
     summary="Run again, wholly or from some nodes on",
     responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, UnknownNode),
 )
-async def rerun_(run_id: UUID, use: Use, response: Response, body: Rerun | None = None) -> RunDetail:
+async def rerun_(run_id: UUID, use: Use, caller: Starter, response: Response, body: Rerun | None = None) -> RunDetail:
     """What does not follow from the nodes keeps its outputs and is not executed again: its executions are `kept`."""
-    run, graph = await _ended(use, run_id)
+    run, graph = await _ended(use, caller, run_id)
     wanted = body.from_nodes if body else []
     known = {node.id for node in graph.nodes}
     if unknown := [each for each in wanted if each not in known]:
         where = f"GET /api/v2/graphs/{run.graph_id}?version={run.graph_version} lists them"
         raise UnknownNode(f"The agent has no node {printable(unknown[0][:80])}: {where}.")
     history = await _kept(use, run, graph, wanted) if wanted else []
-    return await _queue(use, response, run, run.inputs, history)
+    return await _queue(use, caller, response, run, run.inputs, history)
 
 
 @router.post(
@@ -90,14 +91,14 @@ async def rerun_(run_id: UUID, use: Use, response: Response, body: Rerun | None 
     summary="Run again with other inputs",
     responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, InvalidInputs),
 )
-async def fork(run_id: UUID, use: Use, response: Response, body: Fork) -> RunDetail:
+async def fork(run_id: UUID, use: Use, caller: Starter, response: Response, body: Fork) -> RunDetail:
     """What does not follow from an input that is different keeps its outputs and is not executed again."""
-    run, graph = await _ended(use, run_id)
+    run, graph = await _ended(use, caller, run_id)
     inputs = run.inputs | body.inputs
     check_values(graph, inputs, {})
     named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
     changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
-    return await _queue(use, response, run, inputs, await _kept(use, run, graph, changed))
+    return await _queue(use, caller, response, run, inputs, await _kept(use, run, graph, changed))
 
 
 def _differs(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -116,24 +117,24 @@ def _as_json(value: Any) -> bytes:
     summary="Try again what failed",
     responses=RESPONSES | documented(NothingFailed),
 )
-async def retry(run_id: UUID, use: Use, response: Response) -> RunDetail:
+async def retry(run_id: UUID, use: Use, caller: Starter, response: Response) -> RunDetail:
     """Only the node executions that failed, or were cut off when the run was stopped, are tried again, and what never
     ran may run; what has completed is not executed again, and what a failed one had put out before stands."""
-    run, graph = await _ended(use, run_id)
+    run, graph = await _ended(use, caller, run_id)
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
     found, masked = topology(graph, registry.catalogue()), run.masks
     done = await events.read_all(use.database, run_id)
     history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
-    return await _queue(use, response, run, run.inputs, history)
+    return await _queue(use, caller, response, run, run.inputs, history)
 
 
-async def _ended(use: Services, run_id: UUID) -> tuple[StoredRun, Graph]:
+async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun, Graph]:
     """An ended run of a graph that can run, and the graph."""
-    run = await existing_run(use.database, run_id)
+    run = await existing_run(use.database, caller, run_id)
     if not run.ended_at:
         raise RunNotEnded(f"The run {run_id} has not ended ({run.status}): wait for its end, or stop it.")
-    stored = await existing_graph(use.database, run.graph_id, run.graph_version)
+    stored = await existing_graph(use.database, caller, run.graph_id, run.graph_version)
     return run, await runnable(use.database, stored)
 
 
@@ -144,7 +145,7 @@ async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str
 
 
 async def _queue(
-    use: Services, response: Response, of: StoredRun, inputs: dict[str, Any], history: Sequence[Event]
+    use: Services, caller: Caller, response: Response, of: StoredRun, inputs: dict[str, Any], history: Sequence[Event]
 ) -> RunDetail:
     run = new_id()
     async with use.database.acquire() as connection, connection.transaction():
@@ -154,6 +155,7 @@ async def _queue(
             of.graph_id,
             of.graph_version,
             inputs,
+            user_id=caller.user_id,
             priority=of.priority,
             rerun_of=of.id,
             input_masks=of.input_masks,
@@ -163,6 +165,6 @@ async def _queue(
         )
         await events.add(connection, run, history)
         # Had it been deleted while it was read, what is kept would lack something.
-        await existing_run(connection, of.id)
+        await existing_run(connection, caller, of.id)
     response.headers["Location"] = f"{router.prefix}/{run}"
-    return await read_detail(use.database, run)
+    return await read_detail(use.database, caller, run)

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -88,14 +89,16 @@ class Decided(BaseModel):
 )
 async def list_(
     use: Use,
+    caller: Annotated[Caller, needs(Permission.READ_RUN_REVIEW)],
     after: After,
     limit: Limit = 20,
     run_id: Annotated[UUID | None, Query(description="only reviews of this run")] = None,
     status: Annotated[ReviewStatus | None, Query(description="only reviews in this status")] = None,
 ) -> Page[Review]:
-    rows = await reviews.page(use.database, limit=limit + 1, before=after, run_id=run_id, status=status)
+    wanted: reviews.Wanted = {"run_id": run_id, "status": status}
+    rows = await reviews.page(use.database, caller.user_id, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
-    total = await reviews.count(use.database, run_id=run_id, status=status)
+    total = await reviews.count(use.database, caller.user_id, **wanted)
     return Page(items=[_review(row) for row in shown], next_cursor=next_cursor, total_count=total)
 
 
@@ -108,20 +111,25 @@ async def list_(
         UnknownRun, UnknownReview, AlreadyDecided, RunEnded, NotEditable, TooLarge, UnsupportedMediaType
     ),
 )
-async def decide(run_id: UUID, body: Decisions, use: Use) -> Decided:
+async def decide(
+    run_id: UUID,
+    body: Decisions,
+    use: Use,
+    caller: Annotated[Caller, needs(Permission.WRITE_RUN_REVIEW)],
+) -> Decided:
     """All the decisions count, or, if one of them is refused, none. The run goes on with those that are made; it need
     not be in REVIEW, as other nodes of it may be working."""
     async with use.database.acquire() as connection, connection.transaction():
-        await _check(connection, run_id, body.reviews)
+        await _check(connection, caller, run_id, body.reviews)
         await reviews.decide(connection, [_decision(each) for each in body.reviews])
         await waking.wake(connection, run_id)
     approved = sum(each.approved for each in body.reviews)
     return Decided(run_id=run_id, approved_count=approved, rejected_count=len(body.reviews) - approved)
 
 
-async def _check(connection: Queryable, run_id: UUID, decisions: list[ReviewDecision]) -> None:
+async def _check(connection: Queryable, caller: Caller, run_id: UUID, decisions: list[ReviewDecision]) -> None:
     """Raises an ApiError if one of the decisions cannot be made. From now on nobody else decides for this run."""
-    status = await reviews.lock_run(connection, run_id)
+    status = await reviews.lock_run(connection, caller.user_id, run_id)
     if status is None:
         raise UnknownRun(f"There is no run {run_id}.")
     if len({each.node_exec_id for each in decisions}) < len(decisions):

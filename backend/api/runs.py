@@ -47,10 +47,12 @@ MAX_WAIT = 300
 
 router = APIRouter(prefix="/api/v2", tags=["runs"], route_class=JsonRoute)
 
+Reader = Annotated[Caller, needs(Permission.READ_RUN)]
+Writer = Annotated[Caller, needs(Permission.WRITE_RUN)]
+Starter = Annotated[Caller, needs(Permission.RUN_AGENT)]
+
 Status = Literal["INCOMPLETE", "QUEUED", "RUNNING", "COMPLETED", "TERMINATED", "FAILED", "REVIEW"]
 
-
-Starter = Annotated[Caller, needs(Permission.RUN_AGENT)]
 
 Priority = Annotated[int, Field(ge=-100, le=100, description="of queued runs those of a higher one begin first")]
 
@@ -209,7 +211,7 @@ async def start(
     """The run goes on whatever becomes of this request. With `wait`, the answer comes when it has ended (200), or shows
     it as it is when the time is over (202)."""
     body = body or StartRun()
-    stored = await existing_graph(use.database, graph_id, version)
+    stored = await existing_graph(use.database, caller, graph_id, version)
     graph = await runnable(use.database, stored)
     check_values(graph, body.inputs, body.masks)
     options = body.options(caller.user_id)
@@ -219,7 +221,7 @@ async def start(
     if not wait:
         return _detail(run, History(), 0)
     await use.feed.wait_for_end(run.id, wait)
-    detail = await read_detail(use.database, run.id)
+    detail = await read_detail(use.database, caller, run.id)
     response.status_code = 200 if detail.ended_at else 202
     return detail
 
@@ -227,7 +229,7 @@ async def start(
 async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
     """The graph, or GraphNotRunnable."""
     checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, checked.graph))
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
     return checked.graph
 
 
@@ -264,6 +266,7 @@ def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Proble
 )
 async def list_(
     use: Use,
+    caller: Reader,
     after: After,
     limit: Limit = 20,
     graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
@@ -271,19 +274,19 @@ async def list_(
     parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
 ) -> Page[RunSummary]:
     wanted: runs.Wanted = {"graph_id": graph_id, "statuses": status, "parent_run_id": parent_run_id}
-    rows = await runs.page(use.database, limit=limit + 1, before=after, **wanted)
+    rows = await runs.page(use.database, caller.user_id, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
     counts = await node_run_counts(use.database, [run.id for run in shown])
     return Page(
         items=[RunSummary(**_summary(run, counts.get(run.id, 0))) for run in shown],
         next_cursor=next_cursor,
-        total_count=await runs.count(use.database, **wanted),
+        total_count=await runs.count(use.database, caller.user_id, **wanted),
     )
 
 
 @router.get("/runs/{run_id:uuid}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
-async def show(run_id: UUID, use: Use) -> RunDetail:
-    return await read_detail(use.database, run_id)
+async def show(run_id: UUID, use: Use, caller: Reader) -> RunDetail:
+    return await read_detail(use.database, caller, run_id)
 
 
 @router.post(
@@ -293,8 +296,9 @@ async def show(run_id: UUID, use: Use) -> RunDetail:
     summary="Stop a run",
     responses=documented(UnknownRun),
 )
-async def stop(run_id: UUID, use: Use) -> RunSummary:
+async def stop(run_id: UUID, use: Use, caller: Writer) -> RunSummary:
     """A run that has ended already is answered as it is; so stopping twice does no harm."""
+    await existing_run(use.database, caller, run_id)
     return await _answer(use.database, run_id, await control.request_stop(use.database, run_id))
 
 
@@ -305,9 +309,10 @@ async def stop(run_id: UUID, use: Use) -> RunSummary:
     summary="Pause a run",
     responses=documented(UnknownRun),
 )
-async def pause(run_id: UUID, use: Use) -> RunSummary:
+async def pause(run_id: UUID, use: Use, caller: Writer) -> RunSummary:
     """The run and those below it begin no more nodes. Those at work finish; then the run rests in the database until it
     is resumed or stopped. A run that has ended is answered as it is."""
+    await existing_run(use.database, caller, run_id)
     return await _answer(use.database, run_id, await control.pause(use.database, run_id))
 
 
@@ -318,8 +323,9 @@ async def pause(run_id: UUID, use: Use) -> RunSummary:
     summary="Resume a run that was paused",
     responses=documented(UnknownRun),
 )
-async def resume(run_id: UUID, use: Use) -> RunSummary:
+async def resume(run_id: UUID, use: Use, caller: Writer) -> RunSummary:
     """The run and those below it go on where they were. A run that is not paused is answered as it is."""
+    await existing_run(use.database, caller, run_id)
     return await _answer(use.database, run_id, await control.resume(use.database, run_id))
 
 
@@ -330,9 +336,9 @@ async def resume(run_id: UUID, use: Use) -> RunSummary:
     summary="Delete a run that has ended",
     responses=documented(UnknownRun, RunNotEnded),
 )
-async def delete(run_id: UUID, use: Use) -> None:
+async def delete(run_id: UUID, use: Use, caller: Writer) -> None:
     """It goes with all that it did, and with the runs below it."""
-    run = await existing_run(use.database, run_id)
+    run = await existing_run(use.database, caller, run_id)
     if not run.ended_at or not await delete_run(use.database, run_id):
         raise RunNotEnded(f"The run {run_id}, or one below it, has not ended: stop it, or wait for its end.")
 
@@ -344,10 +350,10 @@ async def _answer(database: Queryable, run_id: UUID, run: StoredRun | None) -> R
     return RunSummary(**_summary(run, counts.get(run.id, 0)))
 
 
-async def existing_run(database: Queryable, run_id: UUID) -> StoredRun:
-    """The run, or UnknownRun."""
+async def existing_run(database: Queryable, caller: Caller, run_id: UUID) -> StoredRun:
+    """The run, or UnknownRun: so too if it is another's."""
     run = await runs.get(database, run_id)
-    if run is None:
+    if run is None or run.user_id != caller.user_id:
         raise _unknown(run_id)
     return run
 
@@ -356,10 +362,10 @@ def _unknown(run_id: UUID) -> UnknownRun:
     return UnknownRun(f"There is no run {run_id}.")
 
 
-async def read_detail(database: Queryable, run_id: UUID) -> RunDetail:
+async def read_detail(database: Queryable, caller: Caller, run_id: UUID) -> RunDetail:
     """The run with all that has happened in it, or UnknownRun."""
     # In this order: a run seen as ended has all its events.
-    run = await existing_run(database, run_id)
+    run = await existing_run(database, caller, run_id)
     history = fold(await events.read_all(database, run_id))
     counts = await node_run_counts(database, [run_id])
     return _detail(run, history, counts.get(run_id, 0))

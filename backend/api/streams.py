@@ -14,7 +14,7 @@ from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.types import Send
 
 from backend.api.problem import documented
-from backend.api.runs import existing_run
+from backend.api.runs import Reader, existing_run
 from backend.api.services import Use
 from backend.errors import InvalidLastEventId, UnknownRun
 from backend.store.events import Event
@@ -88,13 +88,14 @@ LastEventId = Annotated[
 async def follow(
     run_id: UUID,
     use: Use,
+    caller: Reader,
     last_event_id: LastEventId = None,
     after: Annotated[int, Query(ge=0, description="begin after this event; Last-Event-ID wins over it")] = 0,
 ) -> EventStream:
     """Every event once, in order, from the first (or after the one named) to the last, however late or often a client
     comes. The stream ends with the run; a client that goes away does not touch the run."""
     begin = after if last_event_id is None else _number(last_event_id)
-    await existing_run(use.database, run_id)
+    await existing_run(use.database, caller, run_id)
     return EventStream(_chunks(use.feed, run_id, begin), HEADERS)
 
 

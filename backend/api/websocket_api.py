@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
@@ -15,7 +15,8 @@ from fastapi import APIRouter, FastAPI, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, ValidationError
 
 from backend.api import health, problem
-from backend.api.live import USER_ID, Message, follow_graph, follow_run
+from backend.api.access import Caller, Permission, needs
+from backend.api.live import Message, follow_graph, follow_run
 from backend.api.metrics import Metrics
 from backend.api.middleware import LocalGuard, Observed
 from backend.api.problem import failure
@@ -88,17 +89,15 @@ class RunSubscription(BaseModel):
     graph_exec_id: UUID
     last_event_id: int | None = Field(default=None, ge=0)
 
-    @property
-    def channel(self) -> str:
-        return f"{USER_ID}|graph_exec#{self.graph_exec_id}"
+    def channel(self, user_id: UUID) -> str:
+        return f"{user_id}|graph_exec#{self.graph_exec_id}"
 
 
 class GraphSubscription(BaseModel):
     graph_id: UUID
 
-    @property
-    def channel(self) -> str:
-        return f"{USER_ID}|graph#{self.graph_id}|executions"
+    def channel(self, user_id: UUID) -> str:
+        return f"{user_id}|graph#{self.graph_id}|executions"
 
 
 class Refused(Exception):
@@ -106,17 +105,18 @@ class Refused(Exception):
 
 
 @router.websocket("/ws")
-async def connect(socket: WebSocket, use: Use) -> None:
+async def connect(socket: WebSocket, use: Use, caller: Annotated[Caller, needs(Permission.READ_RUN)]) -> None:
     await socket.accept()
-    await Client(socket, use).serve()
+    await Client(socket, use, caller.user_id).serve()
 
 
 class Client:
     """One connection: what it follows, and the messages that wait for it."""
 
-    def __init__(self, socket: WebSocket, services: Services) -> None:
+    def __init__(self, socket: WebSocket, services: Services, user_id: UUID) -> None:
         self._socket = socket
         self._services = services
+        self._user_id = user_id
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_LENGTH)
         self._following: dict[str, asyncio.Task[None]] = {}
 
@@ -172,19 +172,18 @@ class Client:
             case "subscribe_graph_executions":
                 wanted = GraphSubscription.model_validate(data)
                 database, feed = self._services.database, self._services.feed
-                return self._follow(wanted.channel, follow_graph(database, feed, wanted.graph_id))
+                news = follow_graph(database, feed, self._user_id, wanted.graph_id)
+                return self._follow(wanted.channel(self._user_id), news)
             case _:
-                of_graph = "graph_id" in data
-                return self._unsubscribe(
-                    (GraphSubscription if of_graph else RunSubscription).model_validate(data).channel
-                )
+                kind = GraphSubscription if "graph_id" in data else RunSubscription
+                return self._unsubscribe(kind.model_validate(data).channel(self._user_id))
 
     async def _subscribe_run(self, wanted: RunSubscription) -> Message:
         database, feed = self._services.database, self._services.feed
         run = await runs.get(database, wanted.graph_exec_id)
-        if run is None:
+        if run is None or run.user_id != self._user_id:
             raise Refused(f"There is no run {wanted.graph_exec_id}.")
-        return self._follow(wanted.channel, follow_run(database, feed, run, wanted.last_event_id))
+        return self._follow(wanted.channel(self._user_id), follow_run(database, feed, run, wanted.last_event_id))
 
     def _follow(self, channel: str, messages: AsyncGenerator[Message]) -> Message:
         self._unsubscribe(channel)

@@ -118,9 +118,8 @@ class _Choice:
         if credential is None:
             if use and use.node.id not in self._masks:  # of who made the agent, perhaps
                 return self._missing(slot, use) if slot.required else None
-            return _problem(
-                "unknown_credentials", slot.key, f"are not there: you have no credential {_told(reference)}"
-            )
+            told = printable(str(reference.get("id"))[:80])
+            return _problem("unknown_credentials", slot.key, f"are not there: you have no credential {told}")
         claimed = {key: reference[key] for key in ("provider", "type") if key in reference}
         if any(value != getattr(credential, key) for key, value in claimed.items()):
             reason = f"is for {credential.provider} and of the type {credential.type}, not as the reference says"

@@ -171,7 +171,7 @@ class NodeOutside(Outside):
         return self._run.children.newest(self._run.woken)
 
     def _scope(self, across_agents: bool) -> str:
-        return "" if across_agents else str(self._stored.graph_id)
+        return str(self._stored.user_id if across_agents else self._stored.graph_id)
 
     async def _callee(self, graph_id: str, version: int) -> tuple[UUID, str, str]:
         if self._stored.depth >= MAX_DEPTH:
@@ -180,7 +180,7 @@ class NodeOutside(Outside):
         agent = f"{graph_id[:80]} in version {version}"
         with suppress(ValueError):
             id, version = UUID(graph_id), min(version, MAX_VERSION)
-            name = await _patiently(lambda: graphs.name_of(self._database, id, version))
+            name = await _patiently(lambda: graphs.name_of(self._database, self._stored.user_id, id, version))
             if name is not None:
                 return id, agent, name
         raise BlockError(f"there is no agent {agent}: import it, or choose another")

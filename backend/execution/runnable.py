@@ -42,12 +42,12 @@ def check(stored: StoredGraph) -> CheckedGraph:
     return _checked[key]
 
 
-async def missing_calls(database: Queryable, graph: Graph) -> list[Problem]:
-    """The calls of graphs that this server does not have."""
-    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, call)]
+async def missing_calls(database: Queryable, user_id: UUID, graph: Graph) -> list[Problem]:
+    """The calls of graphs that this user does not have."""
+    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, user_id, call)]
 
 
-async def _is_here(database: Queryable, call: Call) -> bool:
+async def _is_here(database: Queryable, user_id: UUID, call: Call) -> bool:
     try:
         id = UUID(call.graph_id)
     except ValueError:
@@ -56,7 +56,7 @@ async def _is_here(database: Queryable, call: Call) -> bool:
     return (
         isinstance(version, int)
         and 1 <= version <= MAX_VERSION
-        and await graphs.name_of(database, id, version) is not None
+        and await graphs.name_of(database, user_id, id, version) is not None
     )
 
 

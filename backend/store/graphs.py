@@ -16,6 +16,7 @@ from asyncpg import Record
 
 from backend.store.connection import Queryable
 from backend.store.lists import START, Place, total
+from backend.store.users import DEFAULT_USER
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,27 @@ class StoredGraph:
     document: dict[str, Any]
     created_at: datetime
     included_in: UUID | None
+    user_id: UUID
 
 
-async def insert(connection: Queryable, id: UUID, version: int, name: str, document: dict[str, Any]) -> StoredGraph:
+async def insert(
+    connection: Queryable,
+    id: UUID,
+    version: int,
+    name: str,
+    document: dict[str, Any],
+    user_id: UUID = DEFAULT_USER,
+) -> StoredGraph:
     """Store a graph with all that are in it, in one transaction."""
     included = list(_below(document))
     row = await connection.fetchrow(
         """
         WITH included AS (
-            INSERT INTO graphs (id, version, name, document, included_in)
-            SELECT id, version, name, document::json, $1
+            INSERT INTO graphs (id, version, name, document, included_in, user_id)
+            SELECT id, version, name, document::json, $1, $9
             FROM unnest($5::uuid[], $6::int[], $7::text[], $8::text[]) AS graph (id, version, name, document)
         )
-        INSERT INTO graphs (id, version, name, document) VALUES ($1, $2, $3, $4) RETURNING *
+        INSERT INTO graphs (id, version, name, document, user_id) VALUES ($1, $2, $3, $4, $9) RETURNING *
         """,
         id,
         version,
@@ -51,6 +60,7 @@ async def insert(connection: Queryable, id: UUID, version: int, name: str, docum
         [graph["version"] for graph in included],
         [_as_text(graph["name"]) for graph in included],
         [orjson.dumps(graph).decode() for graph in included],
+        user_id,
     )
     assert row is not None
     return _graph(row)
@@ -75,27 +85,30 @@ async def get(connection: Queryable, id: UUID, version: int | None = None) -> St
     return _graph(row) if row else None
 
 
-async def name_of(connection: Queryable, id: UUID, version: int) -> str | None:
-    """The name of a version of a graph; None if there is no such version."""
-    return await connection.fetchval("SELECT name FROM graphs WHERE id = $1 AND version = $2", id, version)
+async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
+    """The name of a version of a graph of this user; None if there is no such version."""
+    return await connection.fetchval(
+        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3", id, version, user_id
+    )
 
 
-_LISTED = "FROM graphs WHERE is_active AND included_in IS NULL"
+_LISTED = "FROM graphs WHERE user_id = $1 AND is_active AND included_in IS NULL"
 
 
-async def page(connection: Queryable, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
-    """Active graphs, newest first, from just after the row at `before`."""
+async def page(connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
+    """The active graphs of a user, newest first, from just after the row at `before`."""
     rows = await connection.fetch(
-        f"SELECT * {_LISTED} AND (created_at, id) < ($2, $3) ORDER BY created_at DESC, id DESC LIMIT $1",
+        f"SELECT * {_LISTED} AND (created_at, id) < ($3, $4) ORDER BY created_at DESC, id DESC LIMIT $2",
+        user_id,
         limit,
         *(before or START),
     )
     return [_graph(row) for row in rows]
 
 
-async def count(connection: Queryable) -> int:
+async def count(connection: Queryable, user_id: UUID) -> int:
     """How many there are: exactly, if they are few."""
-    return await total(connection, f"SELECT id {_LISTED}", ())
+    return await total(connection, f"SELECT id {_LISTED}", (user_id,))
 
 
 def _graph(row: Record) -> StoredGraph:

@@ -1,4 +1,4 @@
-"""Values that agents keep beyond a run: by scope (one agent, or all of them) and key."""
+"""Values that agents keep beyond a run: by scope (the id of an agent, or of the user of them all) and key."""
 
 from __future__ import annotations
 

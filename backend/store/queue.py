@@ -59,6 +59,9 @@ CLAIM_THESE = f"""
     {TAKE} FROM next WHERE runs.id = next.id RETURNING runs.*
 """
 
+# Two users may use the same key.
+KEY = "(user_id || ' ' || concurrency_key)"
+
 ANY_LIMITED = "SELECT EXISTS (SELECT FROM runs WHERE status = 'QUEUED' AND NOT paused AND limited)"
 
 # What has a place goes on before others begin. Of each graph that is not full its first runs follow, but for those of
@@ -76,14 +79,14 @@ FIRST = f"""
         SELECT head.* FROM queues, LATERAL (
             SELECT * FROM runs
             WHERE {LIMITED} AND graph_id = queues.graph_id
-                AND (concurrency_key IS NULL OR concurrency_key <> ALL($3::text[]))
+                AND (concurrency_key IS NULL OR {KEY} <> ALL($3::text[]))
             ORDER BY priority DESC, created_at, id LIMIT $1
         ) AS head WHERE queues.graph_id <> ALL($2::uuid[])
         UNION ALL
         (SELECT * FROM runs WHERE {UNLIMITED} AND NOT has_place
         ORDER BY depth DESC, priority DESC, created_at, id LIMIT $1)
     )
-    SELECT id, graph_id, concurrency_key, concurrency_limit, max_concurrent_runs AS graph_limit, depth, has_place
+    SELECT id, graph_id, {KEY} AS key, concurrency_limit, max_concurrent_runs AS graph_limit, depth, has_place
     FROM first LEFT JOIN graph_settings USING (graph_id)
     ORDER BY has_place DESC, depth DESC, priority DESC, created_at, id
 """
@@ -105,10 +108,10 @@ async def _claim_limited(pool: Pool, executor: UUID, wanted: int, at_most: int) 
         return claimed
 
 
-TAKEN = """
-    SELECT graph_id, concurrency_key, max(concurrency_limit) AS concurrency_limit,
+TAKEN = f"""
+    SELECT graph_id, {KEY} AS key, max(concurrency_limit) AS concurrency_limit,
         max(max_concurrent_runs) AS graph_limit, count(*) AS count
-    FROM runs LEFT JOIN graph_settings USING (graph_id) WHERE has_place GROUP BY graph_id, concurrency_key
+    FROM runs LEFT JOIN graph_settings USING (graph_id) WHERE has_place GROUP BY graph_id, key
 """
 
 
@@ -139,18 +142,18 @@ class Places:
 
     def _is_free_for(self, row: Record) -> bool:
         self._note_full(row)
-        free = row["graph_id"] not in self._full_graphs and row["concurrency_key"] not in self._full_keys
+        free = row["graph_id"] not in self._full_graphs and row["key"] not in self._full_keys
         return free and self._taken["all"] < self._at_most
 
     def _take(self, row: Record, places: int) -> None:
-        for of in ("all", row["graph_id"], (row["concurrency_key"],)):
+        for of in ("all", row["graph_id"], (row["key"],)):
             self._taken[of] += places
         self._note_full(row)
 
     def _note_full(self, row: Record) -> None:
         if self._taken[row["graph_id"]] >= (row["graph_limit"] or math.inf):
             self._full_graphs.add(row["graph_id"])
-        key = row["concurrency_key"]
+        key = row["key"]
         if key is not None and self._taken[(key,)] >= (row["concurrency_limit"] or math.inf):
             self._full_keys.add(key)
 

@@ -70,10 +70,11 @@ async def insert(
     await connection.execute(
         """
         WITH run AS (
-            SELECT id FROM runs WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
+            SELECT id, user_id FROM runs
+            WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         )
-        INSERT INTO reviews (id, run_id, node_run, node_id, payload, instructions, editable)
-        SELECT $3, id, $4, $5, $6, $7, $8 FROM run ON CONFLICT (id) DO NOTHING
+        INSERT INTO reviews (id, run_id, node_run, node_id, payload, instructions, editable, user_id)
+        SELECT $3, id, $4, $5, $6, $7, $8, user_id FROM run ON CONFLICT (id) DO NOTHING
         """,
         run.id,
         run.attempt,
@@ -97,29 +98,29 @@ async def of_run(connection: Queryable, run_id: UUID) -> list[StoredReview]:
 
 
 class Wanted(TypedDict, total=False):
-    """Which reviews are looked for: those that meet all that is given."""
+    """Which reviews of a user are looked for: those that meet all that is given."""
 
     run_id: UUID | None
     status: str | None
 
 
 async def page(
-    connection: Queryable, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
+    connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredReview]:
     """Reviews, newest first, from just after the row at `before`."""
-    query, arguments = _listing(_REVIEWS, before or START, **wanted)
+    query, arguments = _listing(_REVIEWS, user_id, before or START, **wanted)
     return [_review(row) for row in await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)]
 
 
-async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
+async def count(connection: Queryable, user_id: UUID, **wanted: Unpack[Wanted]) -> int:
     """How many there are: exactly, if they are few."""
-    query, arguments = _listing("SELECT reviews.id FROM reviews", START, **wanted)
+    query, arguments = _listing("SELECT reviews.id FROM reviews", user_id, START, **wanted)
     return await total(connection, query, arguments)
 
 
-def _listing(reviews: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
-    arguments: list[object] = [*before]
-    conditions = ["(reviews.created_at, reviews.id) < ($1, $2)"]
+def _listing(reviews: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
+    arguments: list[object] = [user_id, *before]
+    conditions = ["reviews.user_id = $1 AND (reviews.created_at, reviews.id) < ($2, $3)"]
     for column in ("run_id", "status"):
         if value := wanted.get(column):
             arguments.append(value)
@@ -128,9 +129,11 @@ def _listing(reviews: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str
     return f"{reviews} WHERE {where} ORDER BY reviews.created_at DESC, reviews.id DESC", arguments
 
 
-async def lock_run(connection: Queryable, run_id: UUID) -> str | None:
-    """The status of a run, which until the end of the transaction nobody changes; None if there is no such run."""
-    return await connection.fetchval("SELECT status FROM runs WHERE id = $1 FOR NO KEY UPDATE", run_id)
+async def lock_run(connection: Queryable, user_id: UUID, run_id: UUID) -> str | None:
+    """The status of a run of this user, which nobody changes until the end of the transaction; None if it has none."""
+    return await connection.fetchval(
+        "SELECT status FROM runs WHERE id = $1 AND user_id = $2 FOR NO KEY UPDATE", run_id, user_id
+    )
 
 
 async def decide(connection: Queryable, decisions: Sequence[Decision]) -> set[UUID]:

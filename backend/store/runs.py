@@ -50,6 +50,7 @@ class StoredRun:
     parent_run_id: UUID | None
     parent_node_run: int | None
     depth: int
+    user_id: UUID = DEFAULT_USER
     priority: int = 0
     paused: bool = False
     rerun_of: UUID | None = None
@@ -57,7 +58,6 @@ class StoredRun:
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
     node_runs: int | None = None
-    user_id: UUID = DEFAULT_USER
     credentials: dict[str, dict[str, Any]] | None = None
 
     @property
@@ -74,12 +74,12 @@ class StoredRun:
 class Options(TypedDict, total=False):
     """What may be said of a run that is queued, as StoredRun has it."""
 
+    user_id: UUID
     priority: int
     rerun_of: UUID | None
     input_masks: dict[str, dict[str, Any]] | None
     concurrency_key: str | None
     concurrency_limit: int | None
-    user_id: UUID
     credentials: dict[str, dict[str, Any]] | None
 
 
@@ -194,7 +194,7 @@ async def get(connection: Queryable, id: UUID) -> StoredRun | None:
 
 
 class Wanted(TypedDict, total=False):
-    """Which runs are looked for: those that meet all that is given."""
+    """Which runs of a user are looked for: those that meet all that is given."""
 
     graph_id: UUID | None
     statuses: Sequence[str] | None
@@ -218,24 +218,24 @@ OPEN = " UNION ALL ".join(
 
 
 async def page(
-    connection: Queryable, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
+    connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
-    query, arguments = _listing("*", before or START, **wanted)
+    query, arguments = _listing("*", user_id, before or START, **wanted)
     rows = await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)
     return [run_of(row) for row in rows]
 
 
-async def count(connection: Queryable, **wanted: Unpack[Wanted]) -> int:
+async def count(connection: Queryable, user_id: UUID, **wanted: Unpack[Wanted]) -> int:
     """How many there are: exactly, if they are few."""
-    query, arguments = _listing("id, created_at", START, **wanted)
+    query, arguments = _listing("id, created_at", user_id, START, **wanted)
     return await total(connection, query, arguments)
 
 
-def _listing(columns: str, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
+def _listing(columns: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
     """A query of its own for what is given: one for all would be planned for all, and read every run there is."""
-    arguments: list[object] = [*before]
-    conditions = ["(created_at, id) < ($1, $2)"]
+    arguments: list[object] = [user_id, *before]
+    conditions = ["user_id = $1 AND (created_at, id) < ($2, $3)"]
     for column in ("graph_id", "parent_run_id"):
         if value := wanted.get(column):
             arguments.append(value)

@@ -27,6 +27,7 @@ from backend.store import (
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
+from backend.store.users import DEFAULT_USER as USER
 from tests.conftest import execute, of_database
 
 # Rows that one call may read, of the many that there are.
@@ -123,15 +124,15 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "parents to tell": lambda pool: waking.parents_to_tell(pool),
     "news of those below": lambda pool: runs.newest_of_children(pool, run(1000)),
     "is anything below": lambda pool: runs.has_open_children(pool, run(1000)),
-    "ask for a review": lambda pool: reviews.lock_run(pool, run(31)),
+    "ask for a review": lambda pool: reviews.lock_run(pool, USER, run(31)),
     "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
     "delete what is old": lambda pool: retention.delete_old(pool, 1000),
     "what is beyond the newest": lambda pool: pool.fetch(retention.BEYOND, COMMON, 100),
 }
 REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "graph": lambda pool: graphs.get(pool, COMMON),
-    "graphs": lambda pool: graphs.page(pool, limit=21),
-    "number of graphs": lambda pool: graphs.count(pool),
+    "graphs": lambda pool: graphs.page(pool, USER, limit=21),
+    "number of graphs": lambda pool: graphs.count(pool, USER),
     "run": lambda pool: runs.get(pool, run(1000)),
     "its events": lambda pool: events.read_all(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
@@ -166,8 +167,11 @@ async def test_a_list_of_runs_reads_its_page(
     for statuses in STATUSES:
         wanted: runs.Wanted = {"graph_id": graph, "statuses": statuses, "parent_run_id": parent}
         for before in (None, PLACE):
-            assert await read(pool, runs.page(pool, limit=21, before=before, **wanted)) < READ, (statuses, before)
-        assert await read(pool, runs.count(pool, **wanted)) < READ, statuses
+            assert await read(pool, runs.page(pool, USER, limit=21, before=before, **wanted)) < READ, (
+                statuses,
+                before,
+            )
+        assert await read(pool, runs.count(pool, USER, **wanted)) < READ, statuses
 
 
 @pytest.mark.parametrize("run_id", [None, run(1000)], ids=["any", "run"])
@@ -176,27 +180,30 @@ async def test_a_list_of_reviews_reads_its_page(pool: Pool, run_id: UUID | None,
     for status in (None, "WAITING", "APPROVED", "REJECTED"):
         wanted: reviews.Wanted = {"run_id": run_id, "status": status}
         for before in (None, PLACE):
-            assert await read(pool, reviews.page(pool, limit=21, before=before, **wanted)) < READ, (status, before)
-        assert await read(pool, reviews.count(pool, **wanted)) < READ, status
+            assert await read(pool, reviews.page(pool, USER, limit=21, before=before, **wanted)) < READ, (
+                status,
+                before,
+            )
+        assert await read(pool, reviews.count(pool, USER, **wanted)) < READ, status
 
 
 async def test_a_list_has_all_that_is_wanted_newest_first(pool: Pool):
     every = [row["id"] for row in await pool.fetch("SELECT id FROM runs ORDER BY created_at DESC, id DESC LIMIT 50")]
-    assert [run.id for run in await runs.page(pool, limit=50)] == every
-    listed = [run for status in runs.INDEXED for run in await runs.page(pool, limit=50, statuses=[status])]
+    assert [run.id for run in await runs.page(pool, USER, limit=50)] == every
+    listed = [run for status in runs.INDEXED for run in await runs.page(pool, USER, limit=50, statuses=[status])]
     newest = sorted(listed, key=lambda run: (run.created_at, run.id), reverse=True)[:50]
-    assert await runs.page(pool, limit=50, statuses=[*runs.INDEXED, "INCOMPLETE"]) == newest
+    assert await runs.page(pool, USER, limit=50, statuses=[*runs.INDEXED, "INCOMPLETE"]) == newest
     assert [run.id for run in newest] == every
 
 
 async def test_few_are_counted_and_many_are_estimated(pool: Pool, monkeypatch: pytest.MonkeyPatch):
     stored = await pool.fetchval("SELECT count(*) FROM runs")
-    assert await runs.count(pool) == pytest.approx(stored, rel=0.2)
+    assert await runs.count(pool, USER) == pytest.approx(stored, rel=0.2)
     failed = await pool.fetchval("SELECT count(*) FROM runs WHERE status = 'FAILED'")
-    assert await runs.count(pool, statuses=["FAILED"]) == failed
-    assert await runs.count(pool, statuses=["INCOMPLETE"]) == 0
+    assert await runs.count(pool, USER, statuses=["FAILED"]) == failed
+    assert await runs.count(pool, USER, statuses=["INCOMPLETE"]) == 0
     monkeypatch.setattr(lists, "COUNTED", 2 * stored)
-    assert await runs.count(pool) == stored
+    assert await runs.count(pool, USER) == stored
     await pool.execute("CREATE TEMPORARY TABLE new AS SELECT FROM generate_series(1, 50)")
     monkeypatch.setattr(lists, "COUNTED", 10)
     assert await lists.total(pool, "SELECT FROM new WHERE random() < 2 AND random() < 2 AND random() < 2", ()) >= 11

@@ -12,6 +12,7 @@ from backend.store import control, events, executors, graphs, queue, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
+from backend.store.users import DEFAULT_USER
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ async def test_stopping_an_ended_run_changes_nothing(pool: Pool):
 
 async def test_pages_of_runs_neither_skip_nor_repeat_while_runs_are_added(pool: Pool):
     queued = [await queue_run(pool) for _ in range(5)]
-    first = await runs.page(pool, limit=2)
+    first = await runs.page(pool, DEFAULT_USER, limit=2)
     await queue_run(pool)
-    second = await runs.page(pool, limit=10, before=(first[-1].created_at, first[-1].id))
+    second = await runs.page(pool, DEFAULT_USER, limit=10, before=(first[-1].created_at, first[-1].id))
     assert [run.id for run in first + second] == queued[::-1]

@@ -14,6 +14,7 @@ from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry
 from backend.store.identifiers import child_run_id, new_id, node_run_id
 from backend.store.runs import StoredRun
+from backend.store.users import DEFAULT_USER
 
 
 @pytest.fixture
@@ -50,21 +51,21 @@ async def test_a_child_is_begun_and_a_person_asked_once(pool: Pool, owned: Store
     assert [event.type for event in await events.read_all(pool, child.id)] == ["run.queued"]
     await ask(pool, owned)
     await ask(pool, owned)
-    assert await reviews.count(pool) == 1
+    assert await reviews.count(pool, DEFAULT_USER) == 1
 
 
 async def test_an_executor_that_has_lost_its_run_begins_no_child_and_asks_nobody(pool: Pool, owned: StoredRun):
     lost = replace(owned, attempt=owned.attempt - 1)
     assert await begin_child(pool, lost) is None
     await ask(pool, lost)
-    assert await reviews.count(pool) == 0
+    assert await reviews.count(pool, DEFAULT_USER) == 0
 
 
 async def test_a_run_that_is_to_be_stopped_begins_no_child_and_asks_nobody(pool: Pool, owned: StoredRun):
     await control.request_stop(pool, owned.id)
     assert await begin_child(pool, owned) is None
     await ask(pool, owned)
-    assert await reviews.count(pool) == 0
+    assert await reviews.count(pool, DEFAULT_USER) == 0
 
 
 async def test_a_run_that_has_ended_is_not_woken(pool: Pool, owned: StoredRun):

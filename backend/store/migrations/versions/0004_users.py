@@ -43,10 +43,7 @@ ALTER TABLE runs
     ADD COLUMN user_id uuid NOT NULL DEFAULT '3e53486c-cf57-477e-ba2a-cb02dc828e1a';
 ALTER TABLE reviews
     ADD COLUMN user_id uuid NOT NULL DEFAULT '3e53486c-cf57-477e-ba2a-cb02dc828e1a';
-ALTER TABLE kept_values
-    ADD COLUMN user_id uuid NOT NULL DEFAULT '3e53486c-cf57-477e-ba2a-cb02dc828e1a',
-    DROP CONSTRAINT kept_values_pkey,
-    ADD PRIMARY KEY (user_id, scope, key);
+UPDATE kept_values SET scope = '3e53486c-cf57-477e-ba2a-cb02dc828e1a' WHERE scope = '';
 
 DROP INDEX graphs_newest, runs_newest, runs_ended_as, reviews_newest, reviews_in;
 CREATE INDEX graphs_newest ON graphs (user_id, created_at DESC, id DESC) WHERE is_active AND included_in IS NULL;
@@ -66,8 +63,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP INDEX graphs_newest, runs_newest, runs_ended_as, reviews_newest, reviews_in")
-    op.execute("DELETE FROM kept_values WHERE user_id <> '3e53486c-cf57-477e-ba2a-cb02dc828e1a'")
-    op.execute("ALTER TABLE kept_values DROP COLUMN user_id, ADD PRIMARY KEY (scope, key)")
+    op.execute("UPDATE kept_values SET scope = '' WHERE scope = '3e53486c-cf57-477e-ba2a-cb02dc828e1a'")
     for table in ("reviews", "runs", "graphs"):
         op.execute(f"ALTER TABLE {table} DROP COLUMN user_id")
     op.execute(
