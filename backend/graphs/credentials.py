@@ -63,7 +63,7 @@ def slots(graph: Graph, catalogue: Catalogue) -> list[Slot]:
 def _pins(node: Node, catalogue: Catalogue) -> Mapping[str, Any]:
     spec = None if node.settings.disabled else catalogue.get(node.block_id)
     properties: Mapping[str, Any] = spec.input_schema["properties"] if spec else {}
-    return {pin: schema for pin, schema in properties.items() if is_credentials(schema)}
+    return {pin: schema for pin, schema in properties.items() if schema.get("credentials_types")}
 
 
 def _kind(node: Node, schema: Mapping[str, Any], fed: set[tuple[str, str]]) -> Kind:
