@@ -77,7 +77,9 @@ async def run_agent(file: Path, inputs: dict[str, Any], *, as_json: bool) -> int
     document = _read(file)
     settings = Settings.load()
     address = f"http://{settings.agent_api_host}:{settings.agent_api_port}"
-    async with aiohttp.ClientSession(address) as client, _server(client):
+    key = settings.agent_api_key
+    headers = {"X-API-Key": key.get_secret_value()} if key else {}
+    async with aiohttp.ClientSession(address, headers=headers) as client, _server(client):
         graph = await _post(client, "/api/v2/graphs", document)
         started = await _post(client, f"/api/v2/graphs/{graph['id']}/runs", orjson.dumps({"inputs": inputs}))
         try:

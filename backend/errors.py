@@ -61,10 +61,46 @@ class WrongHost(BadRequest):
     code, title = "wrong_host", "The Host header names another host"
 
 
-class ForeignOrigin(ApiError):
+class Unauthorized(ApiError):
+    """Nobody may use this server without an API key."""
+
+    status, code, title = 401, "unauthorized", "An API key is needed"
+
+
+class MissingApiKey(Unauthorized):
+    """An API key is sent as `X-API-Key`, or as `Authorization: Bearer`."""
+
+    code, title = "missing_api_key", "There is no API key"
+
+
+class InvalidApiKey(Unauthorized):
+    """There is no such key, or it was revoked, or it has expired."""
+
+    code, title = "invalid_api_key", "The API key is not valid"
+
+
+class Forbidden(ApiError):
+    """The caller may not do this."""
+
+    status, code, title = 403, "forbidden", "This is not allowed"
+
+
+class MissingPermissions(Forbidden):
+    """The key was not given the permissions that the operation needs; the detail names them."""
+
+    code, title = "missing_permissions", "The API key lacks permissions"
+
+
+class RateLimited(ApiError):
+    """A key may send so many requests in a minute; `Retry-After` says when the next is answered."""
+
+    status, code, title = 429, "rate_limited", "There were too many requests"
+
+
+class ForeignOrigin(Forbidden):
     """A web page of another site may not use this server."""
 
-    status, code, title = 403, "foreign_origin", "The request comes from another site"
+    code, title = "foreign_origin", "The request comes from another site"
 
 
 class NotFound(ApiError):
@@ -83,6 +119,12 @@ class UnknownRun(NotFound):
     """No run has this id; a run that ended long ago may have been deleted."""
 
     code, title = "unknown_run", "There is no such run"
+
+
+class UnknownApiKey(NotFound):
+    """No key of the caller has this id."""
+
+    code, title = "unknown_api_key", "There is no such API key"
 
 
 class UnknownReview(NotFound):

@@ -16,7 +16,7 @@ from typing import NoReturn
 from backend.app import listed
 from backend.process.export import Compose, ExportError, Line, Supervisord, Systemd, write
 from backend.process.procfile import Command, ProcfileError, short_name
-from backend.settings import SHORT_FLAGS, SettingError, Settings
+from backend.settings import SECRET, SHORT_FLAGS, SettingError, Settings
 
 APP = "agent-server"
 FORMATS = {"systemd": Systemd, "supervisord": Supervisord, "compose": Compose}
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     for path in written:
         sys.stdout.write(f"wrote {path}\n")
-    if "DATABASE_URL" in os.environ:
-        sys.stderr.write("DATABASE_URL is not written, for it may hold a password: put it into .env.\n")
+    for name in sorted(SECRET.keys() & os.environ.keys()):
+        sys.stderr.write(f"{name} is not written, for it is secret: put it into .env.\n")
     return 0
 
 
@@ -62,16 +62,12 @@ def export(format: str, folder: Path) -> list[Path]:
     return write(FORMATS[format]().render(lines, context), folder, mark)
 
 
-# Settings that are not to lie in a file for all to read.
-SECRET = ("database_url", "encryption_key")
-
-
 def _lines(commands: Sequence[Command], settings: Settings) -> list[Line]:
     """Every line, with this interpreter as `python`, and with what is set in our environment."""
     path = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     env = {"APP_ENV": "production", "PATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONUNBUFFERED": "1"}
     for name in Settings.model_fields:
-        if name.upper() in os.environ and name not in ("app_env", *SECRET):
+        if name.upper() in os.environ and name != "app_env" and name.upper() not in SECRET:
             env[name.upper()] = os.environ[name.upper()]
     databases = tuple(short_name(command.name) for command in commands if _module(command) == DATABASE)
     return [

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+KEY_PREFIX = "agpt_"
+KEY_LENGTH = 32
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # The short flags of an entry module: `python -m backend.websocket --port 9001`.
@@ -40,6 +43,23 @@ def _none_if_empty(value: object) -> object:
     return value or None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on this host."""
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _long_enough(value: SecretStr | None) -> SecretStr | None:
+    key = value.get_secret_value() if value else KEY_PREFIX + "x" * KEY_LENGTH
+    if not key.startswith(KEY_PREFIX) or not key.isascii() or not KEY_LENGTH <= len(key) <= 200:
+        raise ValueError(f"it has to begin with {KEY_PREFIX} and to have {KEY_LENGTH} to 200 characters")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -59,6 +79,9 @@ class Settings(BaseSettings):
     database_url: Annotated[str | None, BeforeValidator(_postgres_address)] = Field(
         default=None, description="postgresql://… of an external PostgreSQL; unset: the bundled one in DATA_DIR"
     )
+    agent_api_key: Annotated[SecretStr | None, AfterValidator(_long_enough), BeforeValidator(_none_if_empty)] = Field(
+        default=None, description="agpt_…, the first API key; unset: made at the first start that needs one, and shown"
+    )
     encryption_key: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = Field(
         default=None, description="32 bytes in Base64 that encrypt secrets; unset: made and kept in DATA_DIR"
     )
@@ -76,6 +99,12 @@ class Settings(BaseSettings):
     )
     max_concurrent_runs: int = Field(
         default=0, ge=0, description="runs at work at a time on all executors, not counting sub-agents; 0: any number"
+    )
+    rate_limit_per_minute: int = Field(
+        default=6000, ge=0, description="requests a minute that each API key may send, on all machines; 0: any number"
+    )
+    backend_cors_allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="comma-separated origins (https://app.example) whose pages may use this server"
     )
     run_retention_days: int = Field(default=90, ge=0, description="days an ended run is kept; 0 keeps all")
     run_retention_count: int = Field(
@@ -95,12 +124,18 @@ class Settings(BaseSettings):
             raise SettingError(f"cannot read {error.filename}: {error.strerror}.") from error
 
 
+# What is said of those whose values are not to be shown: an address may hold a password.
+SECRET = {
+    "DATABASE_URL": "is not an address of a database",
+    "ENCRYPTION_KEY": "is not a key",
+    "AGENT_API_KEY": "is not a key",
+}
+
+
 def _sentence(error: ErrorDetails) -> str:
     name = str(error["loc"][0]).upper()
     reason = error["msg"].removeprefix("Value error, ")
-    # An address may hold a password.
-    secret = {"DATABASE_URL": "is not an address of a database", "ENCRYPTION_KEY": "is not a key"}
-    found = secret.get(name) or f"is {error['input']!r}"
+    found = SECRET.get(name) or f"is {error['input']!r}"
     return f"{name} {found}: {reason[:1].lower()}{reason[1:]}"
 
 

@@ -92,7 +92,7 @@ def as_under_systemd(folder: Path, unit: str, variables: dict[str, str], news: s
         process = subprocess.Popen(
             [sys.executable, "-c", AS_SYSTEMD, str(listener.fileno()), *arguments],
             cwd=values(service, "WorkingDirectory")[0],
-            env={"DATABASE_URL": variables["DATABASE_URL"], **own, **handed},
+            env={"DATABASE_URL": variables["DATABASE_URL"], "ENCRYPTION_KEY": "k" * 43 + "=", **own, **handed},
             pass_fds=[listener.fileno()],
             stdout=subprocess.DEVNULL,
         )
@@ -137,7 +137,7 @@ def test_what_is_set_is_written_but_for_the_address_with_a_password(folder: Path
     variables |= {"DATABASE_URL": "postgresql://me:secret@db/x", "APP_ENV": "development"}
     for format in ("systemd", "supervisord", "compose"):
         found = export(format, "--to", folder / format, variables=variables)
-        assert found.stderr == "DATABASE_URL is not written, for it may hold a password: put it into .env.\n"
+        assert found.stderr == "DATABASE_URL is not written, for it is secret: put it into .env.\n"
         text = "".join(path.read_text() for path in (folder / format).iterdir())
         assert "secret" not in text
         assert "development" not in text
@@ -148,6 +148,7 @@ def test_what_is_set_is_written_but_for_the_address_with_a_password(folder: Path
 def test_supervisord_runs_all_restarts_what_is_killed_and_leaves_nothing(folder: Path, variables: dict[str, str]):
     variables["LOG_LEVEL"] = "debug"
     written("supervisord", folder, variables)
+    variables["AGENT_API_KEY"] = f"agpt_{'k' * 40}"
     supervisord = Path(sys.executable).with_name("supervisord")
     with started(variables, str(supervisord), "-n", "-c", f"{folder}/agent-server.conf") as environment:
         until(lambda: running(environment.status()) == set(PROCESSES))

@@ -120,10 +120,13 @@ def answers(address: str) -> bool:
 
 @pytest.mark.timeout(1800)
 def test_the_commands_for_compose_start_and_end_everything(shell: Shell):
-    export, password, up, down = commands("compose")
+    export, password, key, up, down = commands("compose")
     shell.run(export)
     shell.run(password)
-    assert re.fullmatch(r"POSTGRES_PASSWORD=[0-9a-f]{32}\n", (shell.folder / "compose/.env").read_text())
+    shell.run(key)
+    assert re.fullmatch(
+        r"POSTGRES_PASSWORD=[0-9a-f]{32}\nENCRYPTION_KEY=[\w+/]{43}=\n", (shell.folder / "compose/.env").read_text()
+    )
     for needed in ("docker info", "docker compose version"):
         if subprocess.run(needed.split(), capture_output=True, check=False).returncode if shutil.which("docker") else 1:
             pytest.skip(f"`{needed}` fails here: the containers were not started")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 from starlette.requests import HTTPConnection
 
+from backend.errors import MissingPermissions
 from backend.store.users import DEFAULT_USER
 
 
@@ -49,24 +51,30 @@ class Permission(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `key_id` is the key they came with; without login there is none."""
+    """Who asks. `key_id` is the key they came with, good until `expires_at`; without login there is none."""
 
     user_id: UUID
+    user_name: str
     key_id: UUID | None
-    permissions: frozenset[Permission]
+    permissions: frozenset[str]
+    expires_at: datetime | None = None
 
 
-EVERYBODY = Caller(DEFAULT_USER, None, frozenset(Permission))
+# Who asks without a key, where no login is needed.
+ANYBODY = Caller(DEFAULT_USER, "default", None, frozenset(Permission))
 
 
 class _Access(SecurityBase):
-    """Finds out the caller of a request, and whether they have the permissions that its operation needs."""
+    """Gives an operation its caller, whom authentication.py has found out, if they have the permissions it needs."""
 
     scheme_name = "ApiKey"
     model = APIKey.model_validate({"in": APIKeyIn.header, "name": "X-API-Key"})
 
     async def __call__(self, connection: HTTPConnection, needed: SecurityScopes) -> Caller:
-        return EVERYBODY
+        caller: Caller = connection.scope["caller"]
+        if missing := [each for each in needed.scopes if each not in caller.permissions]:
+            raise MissingPermissions(f"This API key lacks the permission {', '.join(missing)}.")
+        return caller
 
 
 _access = _Access()

@@ -227,7 +227,7 @@ async def create(
     stored = StoredCredential(
         id=id, provider=body.provider, type=body.type, title=body.title, created_at=now, last_used_at=None, **about
     )
-    seal = sealer(use.settings)  # pyright: ignore[reportArgumentType] - it is frozen
+    seal = sealer(use.settings)
     sealed = seal.seal(orjson.dumps(body.secret()), credentials.sealed_for(id))
     await credentials.insert(use.database, caller.user_id, stored, sealed)
     response.headers["Location"] = f"{router.prefix}/integrations/credentials/{id}"

@@ -1,37 +1,74 @@
-"""Around every request: who may speak to us, a request id, a count for /metrics, and an answer whatever happens."""
+"""Around every request: which pages may speak to us, a request id, headers that keep browsers safe, a count for
+/metrics, and an answer whatever happens."""
 
 from __future__ import annotations
 
 import re
 import time
-from ipaddress import ip_address
+from collections.abc import Collection
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import structlog
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.api.authentication import Authenticated
 from backend.api.metrics import Metrics
 from backend.api.problem import failure, problem_response
+from backend.api.services import Services
 from backend.errors import ApiError, ForeignOrigin, WrongHost
+from backend.settings import is_loopback
+
+# Answers are data: no browser is to show them as a page, in a page of others, or out of a cache.
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# What pages of other origins may read of an answer's headers.
+EXPOSED = ["X-Request-Id", "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"]
+
+# Bytes; below, it costs more than it saves. Levels above 4 take twice the time for a few percent.
+COMPRESSED_FROM = 2_000
+COMPRESSION = 4
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger()
 
 
+def surround(app: FastAPI, services: Services, *, host: str) -> None:
+    """Put around an app what every request goes through, from the inside out. `host` is where the app is served."""
+    origins = services.settings.backend_cors_allow_origins
+    app.add_middleware(Authenticated, keys=services.keys, settings=services.settings)
+    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
+        )
+    app.add_middleware(LocalGuard, host=host, origins=origins)
+    app.add_middleware(Observed, metrics=services.metrics)
+
+
 class LocalGuard:
     """Keeps web pages of other sites, open in the same browser, away from a server that has no login.
 
     On a loopback address requests have to name a loopback host (against DNS rebinding). Wherever it listens, a request
-    a page makes (one with `Origin`) has to come from a page of this machine or of this server.
+    a page makes (one with `Origin`) has to come from a page of this machine, of this server, or of `origins`.
     """
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, host: str, origins: Collection[str] = ()) -> None:
         self._app = app
         self._host = host.lower()
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         error = self._refusal(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
@@ -44,14 +81,18 @@ class LocalGuard:
 
     def _refusal(self, headers: Headers) -> ApiError | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        if _is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
+        if is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
             return WrongHost(f"This server listens on {self._host} only: it is not {host!r}. Use its own address.")
-        if origin is not None and not self._is_ours(_name(origin)) and _netloc(origin) != host.lower():
-            return ForeignOrigin("Pages of other sites may not use this server.")
+        if origin is None:
+            foreign = headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
+        else:
+            foreign = not self._is_ours(_name(origin)) and _netloc(origin) != host.lower()
+        if foreign and (origin or "").lower() not in self._origins:
+            return ForeignOrigin("Pages of other sites may not use this server, but for BACKEND_CORS_ALLOW_ORIGINS.")
         return None
 
     def _is_ours(self, name: str) -> bool:
-        return name == self._host or _is_loopback(name)
+        return name == self._host or is_loopback(name)
 
 
 def _netloc(address: str) -> str:
@@ -66,15 +107,6 @@ def _name(address: str) -> str:
         return urlsplit(address).hostname or ""
     except ValueError:
         return ""
-
-
-def _is_loopback(name: str) -> bool:
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 class Observed:
@@ -121,5 +153,6 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.request_id
-            headers["X-Content-Type-Options"] = "nosniff"
+            for name, value in SAFE.items():
+                headers.setdefault(name, value)
         await self._send(message)

@@ -21,9 +21,15 @@ def install(app: FastAPI) -> None:
     app.openapi = corrected
 
 
+BEARER = {"type": "http", "scheme": "bearer", "description": "The API key, as a bearer token"}
+
+
 def _correct(document: dict[str, Any]) -> None:
+    document["components"]["securitySchemes"]["BearerApiKey"] = BEARER
     for path in document["paths"].values():
         for operation in path.values():
+            for needed in [*operation.get("security", ())]:
+                operation["security"].append({"BearerApiKey": needed["ApiKey"]})
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _given(parameter["schema"])
             for status, response in operation["responses"].items():
@@ -37,6 +43,6 @@ def _given(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0] if kinds else schema
 
 
-def links(parameter: str, *operations: str) -> dict[str, Any]:
-    """The OpenAPI links from an answer with an `id` to operations that take it as `parameter`."""
-    return {each: {"operationId": each, "parameters": {parameter: "$response.body#/id"}} for each in operations}
+def links(parameter: str, *operations: str, at: str = "/id") -> dict[str, Any]:
+    """The OpenAPI links from an answer with an id (`at` a JSON Pointer) to operations that take it as `parameter`."""
+    return {each: {"operationId": each, "parameters": {parameter: f"$response.body#{at}"}} for each in operations}

@@ -10,6 +10,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from backend.errors import NotFound, codes
 
+# They have their own styles and scripts, and nothing from elsewhere.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
+    " img-src 'self' data:; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+
 DOCS = Path(__file__).with_name("docs.html")
 
 router = APIRouter(include_in_schema=False)
@@ -22,7 +29,7 @@ async def home() -> RedirectResponse:
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    return HTMLResponse(DOCS.read_bytes())
+    return HTMLResponse(DOCS.read_bytes(), headers=HEADERS)
 
 
 @router.get("/problems/{code}")
@@ -35,5 +42,6 @@ async def problem(code: str) -> HTMLResponse:
     title = escape(error.title)
     return HTMLResponse(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        f"<h1>{title}</h1><p>{about}<p><code>{error.code}</code>, HTTP status {error.status}"
+        f"<h1>{title}</h1><p>{about}<p><code>{error.code}</code>, HTTP status {error.status}",
+        headers=HEADERS,
     )

@@ -8,6 +8,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from backend.api import (
+    api_keys,
     blocks,
     credentials,
     graph_settings,
@@ -21,22 +22,48 @@ from backend.api import (
     runs,
     streams,
 )
+from backend.api.access import Permission
+from backend.api.authentication import Keys, login_is_needed
 from backend.api.metrics import Metrics
-from backend.api.middleware import LocalGuard, Observed
+from backend.api.middleware import surround
 from backend.api.services import Services
 from backend.api.serving import serve_with_feed
 from backend.api.streams import sse_chunk
 from backend.blocks import registry
 from backend.blocks.resources import close_resources
-from backend.errors import BadRequest, DatabaseAway, ForeignOrigin, InternalError, Unprocessable, WrongHost
+from backend.errors import (
+    BadRequest,
+    DatabaseAway,
+    ForeignOrigin,
+    InternalError,
+    InvalidApiKey,
+    MissingApiKey,
+    MissingPermissions,
+    RateLimited,
+    Unprocessable,
+    WrongHost,
+)
 from backend.process import sockets
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store.connection import open_pool
+from backend.store.api_keys import make_first
+from backend.store.connection import Pool, open_pool
 from backend.store.feed import Feed
+from backend.store.sealing import sealer
 
 # What any operation may answer.
-COMMON = problem.documented(BadRequest, WrongHost, ForeignOrigin, Unprocessable, InternalError, DatabaseAway)
+COMMON = problem.documented(
+    BadRequest,
+    WrongHost,
+    MissingApiKey,
+    InvalidApiKey,
+    MissingPermissions,
+    ForeignOrigin,
+    Unprocessable,
+    RateLimited,
+    InternalError,
+    DatabaseAway,
+)
 
 
 class AgentServer(AsyncAppProcess):
@@ -48,16 +75,26 @@ class AgentServer(AsyncAppProcess):
         settings = Settings.load()
         # First of all, as a port that is taken is told at once.
         listener = sockets.listen(settings.agent_api_host, settings.agent_api_port, setting="AGENT_API_PORT")
+        sealer(settings)  # a key that is missing or wrong is told now
         pool = await open_pool(settings)
+        await show_first_key(settings, pool)
         feed = Feed(pool, sse_chunk)
-        app = build_app(Services(settings, pool, feed, Metrics()))
+        services = Services(settings, pool, feed, Metrics(), Keys(pool, settings))
+        app = build_app(services)
         address = sockets.url("http", listener)
         on_ready = partial(self.ready, address=address, docs=f"{address}/docs")
         try:
-            await serve_with_feed(app, listener, stopping, on_ready, feed, settings)
+            await serve_with_feed(app, listener, stopping, on_ready, services)
         finally:
             await close_resources()
             await pool.close()
+
+
+async def show_first_key(settings: Settings, pool: Pool) -> None:
+    """Where a key is needed and nobody has one: make one that may do anything, and show it this once."""
+    given = settings.agent_api_key.get_secret_value() if settings.agent_api_key else None
+    if login_is_needed(settings) and (key := await make_first(pool, list(Permission), given)):
+        print(f"This server needs an API key. The first one, shown only now: {key}", flush=True)  # noqa: T201
 
 
 def build_app(services: Services) -> FastAPI:
@@ -74,10 +111,10 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    for resource in (reviews, graphs, graph_settings, runs, reruns, streams, blocks, credentials, health, pages):
+    resources = (reviews, graphs, graph_settings, runs, reruns, streams, blocks, api_keys, credentials)
+    for resource in (*resources, health, pages):
         app.include_router(resource.router)
-    app.add_middleware(LocalGuard, host=services.settings.agent_api_host)
-    app.add_middleware(Observed, metrics=services.metrics)
+    surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)
     openapi.install(app)
     return app

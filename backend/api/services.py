@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from backend.api.authentication import Keys
 from backend.api.metrics import Metrics
 from backend.settings import Settings
 from backend.store.connection import Pool
@@ -22,6 +23,7 @@ class Services:
     database: Pool
     feed: Feed
     metrics: Metrics
+    keys: Keys
 
 
 async def _services(connection: HTTPConnection) -> Services:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
+from backend.api.services import Services
 from backend.process.http import serve_asgi
-from backend.settings import Settings
+from backend.store import api_keys
 from backend.store.address import database_address
 from backend.store.events import EVENTS
 from backend.store.feed import Feed
@@ -22,14 +23,18 @@ async def serve_with_feed(
     listener: socket.socket,
     stopping: asyncio.Event,
     on_ready: Callable[[], None],
-    feed: Feed,
-    settings: Settings,
+    services: Services,
 ) -> None:
     """Serve until `stopping` is set."""
+
+    def heard(channel: str, payload: str) -> None:
+        (services.keys if channel == api_keys.CHANGED else services.feed).heard(channel, payload)
+
+    channels = [EVENTS, QUEUED, api_keys.CHANGED]
     async with asyncio.TaskGroup() as group:
         helpers = [
-            group.create_task(listen(database_address(settings), [EVENTS, QUEUED], feed.heard)),
-            group.create_task(_close_in_time(feed, stopping)),
+            group.create_task(listen(database_address(services.settings), channels, heard)),
+            group.create_task(_close_in_time(services.feed, stopping)),
         ]
         await serve_asgi(app, listener, stopping, on_ready)
         for helper in helpers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -29,17 +29,19 @@ router = APIRouter(prefix="/api/v2", tags=["runs"])
 
 
 class EventStream(StreamingResponse):
-    """A stream that lets go of its source at once when the client is gone."""
+    """A stream that lets go of its source at once when the client is gone, and lasts as long as it is `allowed`."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, chunks: AsyncGenerator[bytes], headers: dict[str, str]) -> None:
-        super().__init__(chunks, headers=headers)
+    def __init__(self, chunks: AsyncGenerator[bytes], allowed: AbstractAsyncContextManager[None]) -> None:
+        super().__init__(chunks, headers=HEADERS)
         self._chunks = chunks
+        self._allowed = allowed
 
     async def stream_response(self, send: Send) -> None:
-        async with aclosing(self._chunks):
-            await super().stream_response(send)
+        async with aclosing(self._chunks), self._allowed:
+            return await super().stream_response(send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def event_json(run_id: UUID, event: Event) -> bytes:
@@ -96,7 +98,7 @@ async def follow(
     comes. The stream ends with the run; a client that goes away does not touch the run."""
     begin = after if last_event_id is None else _number(last_event_id)
     await existing_run(use.database, caller, run_id)
-    return EventStream(_chunks(use.feed, run_id, begin), HEADERS)
+    return EventStream(_chunks(use.feed, run_id, begin), use.keys.open(caller))
 
 
 def _number(last_event_id: str) -> int:

@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from backend.api import health, problem
 from backend.api.access import Caller, Permission, needs
+from backend.api.authentication import Keys
 from backend.api.live import Message, follow_graph, follow_run
 from backend.api.metrics import Metrics
-from backend.api.middleware import LocalGuard, Observed
+from backend.api.middleware import surround
 from backend.api.problem import failure
 from backend.api.services import Services, Use
 from backend.api.serving import serve_with_feed
@@ -52,9 +53,10 @@ class WebsocketServer(AsyncAppProcess):
         )
         pool = await open_pool(settings)
         feed = Feed(pool, event_json)
-        app = build_app(Services(settings, pool, feed, Metrics()))
+        services = Services(settings, pool, feed, Metrics(), Keys(pool, settings))
+        app = build_app(services)
         on_ready = partial(self.ready, address=f"{sockets.url('ws', listener)}/ws")
-        await serve_with_feed(app, listener, stopping, on_ready, feed, settings)
+        await serve_with_feed(app, listener, stopping, on_ready, services)
         await pool.close()
 
 
@@ -64,8 +66,7 @@ def build_app(services: Services) -> FastAPI:
     app.state.services = services
     app.include_router(health.router)
     app.include_router(router)
-    app.add_middleware(LocalGuard, host=services.settings.websocket_server_host)
-    app.add_middleware(Observed, metrics=services.metrics)
+    surround(app, services, host=services.settings.websocket_server_host)
     problem.install(app)
     return app
 
@@ -107,7 +108,9 @@ class Refused(Exception):
 @router.websocket("/ws")
 async def connect(socket: WebSocket, use: Use, caller: Annotated[Caller, needs(Permission.READ_RUN)]) -> None:
     await socket.accept()
-    await Client(socket, use, caller.user_id).serve()
+    async with use.keys.open(caller):
+        return await Client(socket, use, caller.user_id).serve()
+    await socket.close(4003, "The API key is not valid any more.")
 
 
 class Client:

@@ -45,7 +45,7 @@ class Keyring:
 
     def _secret(self, credential: StoredCredential, sealed: bytes) -> dict[str, Any]:
         try:
-            opener = sealer(self._settings)  # pyright: ignore[reportArgumentType] - it is frozen
+            opener = sealer(self._settings)
             return orjson.loads(opener.open(sealed, credentials.sealed_for(credential.id)))
         except (WrongKey, SettingError) as error:
             raise BlockError(f"The credential {credential.id} cannot be opened. {error}") from None

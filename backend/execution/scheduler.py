@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, queue, retention, waking
+from backend.store import executors, queue, rate_limits, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -98,6 +98,7 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
         with suppress(*PASSING):
             old = await retention.delete_old(pool, days) if days else 0
             surplus = await retention.delete_surplus(pool, count) if count else 0
+            await rate_limits.forget(pool)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
         await asyncio.sleep(RETENTION_EVERY)

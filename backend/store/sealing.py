@@ -10,7 +10,6 @@ import base64
 import hashlib
 import os
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -59,7 +58,6 @@ class Sealer:
         return AESGCM(self._key)
 
 
-@cache
 def sealer(settings: Settings) -> Sealer:
     """By ENCRYPTION_KEY, or else by the key in DATA_DIR, which is made if it is missing. Raises SettingError."""
     if settings.encryption_key is not None:

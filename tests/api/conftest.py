@@ -10,9 +10,10 @@ import aiohttp
 import pytest
 
 from backend.api import rest_api, websocket_api
+from backend.api.access import Permission
 from backend.api.streams import event_json, sse_chunk
 from backend.settings import Settings
-from backend.store import graphs, queue, runs
+from backend.store import api_keys, graphs, queue, runs, users
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
 from tests.api.server import FakeRun, executing, serving
@@ -90,5 +91,31 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
         assert claimed.id == run.id
         await run.write("run.started", attempt=1)
         return run
+
+    return make
+
+
+@pytest.fixture
+def closed(settings: Settings) -> Settings:
+    """Settings of a server to which others can come."""
+    return settings.model_copy(update={"app_env": "production"})
+
+
+@pytest.fixture
+async def door(closed: Settings, database: Pool) -> AsyncIterator[str]:
+    async with serving(closed, database, rest_api.build_app, sse_chunk) as address:
+        yield f"http://{address}"
+
+
+MakeKey = Callable[..., Any]
+
+
+@pytest.fixture
+def make_key(database: Pool) -> MakeKey:
+    async def make(*permissions: Permission, user: str = "default", **how: Any) -> str:
+        key = api_keys.new_key()
+        user_id = await users.named(database, user)
+        await api_keys.insert(database, key, user_id, "test", permissions or list(Permission), **how)
+        return key
 
     return make

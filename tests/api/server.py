@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from fastapi import FastAPI
 
+from backend.api.authentication import Keys
 from backend.api.metrics import Metrics
 from backend.api.services import Services
 from backend.api.serving import serve_with_feed
@@ -42,8 +43,9 @@ async def serving(
 ) -> AsyncIterator[str]:
     listener = sockets.listen("127.0.0.1", 0, setting="AGENT_API_PORT")
     feed, stopping, ready = Feed(pool, render), asyncio.Event(), asyncio.Event()
-    app = build_app(Services(settings, pool, feed, Metrics()))
-    server = asyncio.create_task(serve_with_feed(app, listener, stopping, ready.set, feed, settings))
+    services = Services(settings, pool, feed, Metrics(), Keys(pool, settings))
+    app = build_app(services)
+    server = asyncio.create_task(serve_with_feed(app, listener, stopping, ready.set, services))
     await ready.wait()
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}"

@@ -37,8 +37,12 @@ async def test_the_document_describes_every_operation(api):
 
 @pytest.mark.timeout(240)
 @pytest.mark.usefixtures("executor")
-async def test_an_attack_by_the_document_finds_no_fault(rest_address: str, tmp_path: Path):
-    command = (str(SCHEMATHESIS), "run", f"http://{rest_address}/openapi.json", *OPTIONS)
+async def test_an_attack_by_the_document_finds_no_fault(
+    door: str, make_key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("backend.api.authentication.WRONG_KEYS", 1_000_000)
+    key = await make_key(requests_per_minute=1_000_000)
+    command = (str(SCHEMATHESIS), "run", f"{door}/openapi.json", "--header", f"X-API-Key: {key}", *OPTIONS)
     attack = await asyncio.create_subprocess_exec(
         *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -59,7 +59,10 @@ async def test_nothing_is_lost_and_nothing_happens_twice_whatever_is_killed(envi
     data = Path(environment.variables["DATA_DIR"])
     harm = Harm(data, bundled.dsn(data), random.Random(SEED))
     timeout = aiohttp.ClientTimeout(total=10)
-    async with serving(World(chance)) as world, aiohttp.ClientSession(environment.address, timeout=timeout) as api:
+    async with (
+        serving(World(chance)) as world,
+        aiohttp.ClientSession(environment.address, timeout=timeout, headers=environment.headers) as api,
+    ):
         load = Load(api, chance)
         for kind in kinds(world.address):
             await load.store(kind)

@@ -99,7 +99,7 @@ def test_a_database_that_is_long_away_costs_nobody_anything_but_the_wait(
         database.stop()
         stub.gate.set()
         for method, path in ("POST", f"/api/v2/graphs/{graph['id']}/runs"), ("GET", f"/api/v2/runs/{run_id}"):
-            refused = requests.request(method, server.address + path, json={}, timeout=PATIENCE)
+            refused = requests.request(method, server.address + path, json={}, headers=server.headers, timeout=PATIENCE)
             assert (refused.status_code, refused.json()["code"]) == (503, "database_away")
             assert refused.headers["Content-Type"] == "application/problem+json"
         assert server.get("/livez") == {"status": "ok"}
@@ -133,7 +133,13 @@ def test_runs_wait_while_the_disk_is_full_and_nothing_ends(small_disk: Path, fre
         accepted = [start(server, graph, Text="one two")]
         with full(small_disk):
             path = f"{server.address}/api/v2/graphs/{graph['id']}/runs"
-            ask = partial(requests.post, path, json={"inputs": {"Text": "word " * 10_000}}, timeout=PATIENCE)
+            ask = partial(
+                requests.post,
+                path,
+                headers=server.headers,
+                json={"inputs": {"Text": "word " * 10_000}},
+                timeout=PATIENCE,
+            )
             while (answer := ask()).status_code == 202:
                 accepted.append(answer.json()["id"])
             assert (answer.status_code, answer.json()["code"]) == (503, "database_away")

@@ -32,12 +32,17 @@ class Environment:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.variables['AGENT_API_PORT']}"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The key, which the environment is given where it needs one."""
+        return {"X-API-Key": self.variables["AGENT_API_KEY"]} if "AGENT_API_KEY" in self.variables else {}
+
     def get(self, path: str, **options: Any) -> Any:
-        return answer(requests.get(self.address + path, timeout=PATIENCE, **options))
+        return answer(requests.get(self.address + path, headers=self.headers, timeout=PATIENCE, **options))
 
     def post(self, path: str, body: Any = None, **options: Any) -> Any:
         data = body if isinstance(body, bytes) else orjson.dumps(body)
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.headers}
         return answer(requests.post(self.address + path, data=data, headers=headers, timeout=PATIENCE, **options))
 
     def run(self, graph: dict[str, Any], **inputs: Any) -> Any:
@@ -71,7 +76,8 @@ def settings_for(folder: Path, free_port: Callable[[], int], **more: str) -> dic
     ports = {"AGENT_API_PORT": str(free_port()), "WEBSOCKET_SERVER_PORT": str(free_port())}
     # Titles of processes are not to cover their environment, by which they are found.
     found_by = {"SPT_NOENV": "1"}
-    return clean | ports | found_by | {"DATA_DIR": str(folder / "data"), "PATH": path} | more
+    secrets = {"AGENT_API_KEY": f"agpt_{'k' * 40}", "ENCRYPTION_KEY": f"{'k' * 43}="} if "APP_ENV" in more else {}
+    return clean | ports | found_by | secrets | {"DATA_DIR": str(folder / "data"), "PATH": path} | more
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def test_a_secret_copied_into_another_row_or_changed_stays_shut():
 def test_processes_that_start_together_share_one_key_that_only_its_owner_reads(tmp_path: Path):
     folder = tmp_path / "data"
     with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(lambda _: sealer.__wrapped__(settings(folder)), range(8)))
+        made = list(threads.map(lambda _: sealer(settings(folder)), range(8)))
     sealed = made[0].seal(b"hush", "row")
     assert {each.open(sealed, "row") for each in made} == {b"hush"}
     assert [path.name for path in folder.iterdir()] == ["encryption.key"]

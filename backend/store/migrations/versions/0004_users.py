@@ -23,6 +23,7 @@ CREATE TABLE api_keys (
     tail text NOT NULL,
     hash bytea NOT NULL UNIQUE,
     permissions text[] NOT NULL,
+    requests_per_minute integer,
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz,
     last_used_at timestamptz,
@@ -30,12 +31,12 @@ CREATE TABLE api_keys (
 );
 CREATE INDEX api_keys_of_user ON api_keys (user_id, created_at DESC, id DESC);
 
-CREATE TABLE rate_limits (
-    subject text NOT NULL,
+CREATE UNLOGGED TABLE rate_limits (
+    subject text PRIMARY KEY,
     began_at timestamptz NOT NULL,
-    used integer NOT NULL,
-    PRIMARY KEY (subject)
+    used bigint NOT NULL
 );
+CREATE INDEX rate_limits_oldest ON rate_limits (began_at);
 
 ALTER TABLE graphs
     ADD COLUMN user_id uuid NOT NULL DEFAULT '3e53486c-cf57-477e-ba2a-cb02dc828e1a';
