@@ -11,6 +11,7 @@ from backend.api import (
     api_keys,
     blocks,
     credentials,
+    files,
     graph_settings,
     graphs,
     health,
@@ -111,7 +112,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    resources = (reviews, graphs, graph_settings, runs, reruns, streams, blocks, api_keys, credentials)
+    resources = (reviews, graphs, graph_settings, runs, reruns, streams, blocks, api_keys, credentials, files)
     for resource in (*resources, health, pages):
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)

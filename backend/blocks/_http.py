@@ -10,7 +10,7 @@ import asyncio
 import codecs
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
@@ -22,7 +22,7 @@ from yarl import URL
 
 from backend.blocks.block import BlockError, Context
 from backend.blocks.json_values import as_text, json_text
-from backend.blocks.outside import Credentials, basic
+from backend.blocks.outside import Credentials, File, basic
 from backend.blocks.resources import kept
 from backend.graphs.credentials import covers
 
@@ -45,6 +45,8 @@ _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _IPV4_COMPATIBLE = IPv6Network("::/96")
 
 Address = IPv4Address | IPv6Address
+# Makes the content of an answer of its bytes.
+Reading = Callable[[aiohttp.ClientResponse, bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,22 @@ class Answer:
     content: Any
 
 
-async def send(method: str, url: str, headers: dict[str, str], body: Body, context: Context) -> Answer:
+async def download(url: str, context: Context) -> File:
+    """The file at an address. Raises BlockError."""
+    answer = await send("GET", url, {}, Body(None, True), context, read=_as_file)
+    if answer.status != 200:
+        raise BlockError(f"{_parsed(url).host} does not give the file: it answers with status {answer.status}.")
+    return answer.content
+
+
+def _as_file(response: aiohttp.ClientResponse, content: bytes) -> File:
+    named = response.content_disposition.filename if response.content_disposition else None
+    return File(named or response.url.name or "file", response.content_type, content)
+
+
+async def send(
+    method: str, url: str, headers: dict[str, str], body: Body, context: Context, read: Reading | None = None
+) -> Answer:
     """Send a request and follow redirects. Raises BlockError, whose sentence tells no header and no path."""
     target = _parsed(url)
     headers = _checked(headers)
@@ -76,7 +93,7 @@ async def send(method: str, url: str, headers: dict[str, str], body: Body, conte
         headers["Idempotency-Key"] = context.token
     session = kept(("http", context.trusted_hosts), lambda: Session(context.trusted_hosts))
     try:
-        return await session.send(method, target, headers, body)
+        return await session.send(method, target, headers, body, read)
     except TimeoutError:
         raise BlockError(f"{target.host} took too long to answer.") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -162,10 +179,12 @@ class Session:
     async def close(self) -> None:
         await self._client.close()
 
-    async def send(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer:
+    async def send(
+        self, method: str, url: URL, headers: dict[str, str], body: Body, read: Reading | None = None
+    ) -> Answer:
         async with asyncio.timeout(TIMEOUT.total):
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._hop(method, url, headers, body)
+                answer = await self._hop(method, url, headers, body, read or _content)
                 if isinstance(answer, Answer):
                     return answer
                 status, target = answer
@@ -176,7 +195,9 @@ class Session:
                 url = target
         raise BlockError(f"{url.host} redirects more than {MAX_REDIRECTS} times.")
 
-    async def _hop(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer | tuple[int, URL]:
+    async def _hop(
+        self, method: str, url: URL, headers: dict[str, str], body: Body, read: Reading
+    ) -> Answer | tuple[int, URL]:
         options = body.options()
         options["headers"] = {**_without(options.get("headers", {}), headers), **headers}
         url = _plain(url, self._trusted)
@@ -184,7 +205,7 @@ class Session:
             location = response.headers.get("Location") if response.status in _REDIRECTS else None
             if location:
                 return response.status, _target(url, location)
-            return Answer(response.status, _content(response, await _read(response)))
+            return Answer(response.status, read(response, await _read(response)))
 
 
 def _without(defaults: dict[str, str], headers: dict[str, str]) -> dict[str, str]:

@@ -35,6 +35,14 @@ class Accepted(NamedTuple):
     types: tuple[str, ...]
 
 
+class File(NamedTuple):
+    """A file with all that is in it."""
+
+    name: str
+    content_type: str
+    content: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """A credential, opened for one node run. `secret` has `api_key`; `username` and `password`; `headers`; or
@@ -80,3 +88,15 @@ class Outside:
     async def credentials(self, reference: Mapping[str, Any], accepted: Accepted) -> Credentials:
         """Open the credential that a pin refers to. Raises BlockError if it is not there or not of an accepted kind."""
         raise BlockError("No credentials can be used here: use the block in an agent.")
+
+    async def find_file(self, uri: str) -> None:
+        """Raises BlockError if there is no such file."""
+        raise BlockError("No files can be used here: use the block in an agent.")
+
+    async def open_file(self, uri: str) -> File:
+        """A file of the user who runs the agent. Raises BlockError if it is not there, or too large to be held."""
+        raise BlockError("No files can be used here: use the block in an agent.")
+
+    async def store_file(self, file: File) -> str:
+        """Keep a file among those of the user. Returns its URI: the same, if the node run is repeated."""
+        raise BlockError("No files can be kept here: use the block in an agent.")

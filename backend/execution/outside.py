@@ -15,22 +15,25 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from backend.blocks.outside import Accepted, BlockError, Credentials, Masks, Outside, Review
+from backend.blocks.outside import Accepted, BlockError, Credentials, File, Masks, Outside, Review
 from backend.execution.dataflow import NodeInputs
 from backend.execution.keyring import Keyring
 from backend.execution.redaction import NO_SECRETS
 from backend.graphs.graph import MAX_VERSION
 from backend.settings import Settings
-from backend.store import events, graphs, kept_values, reviews, runs
+from backend.store import events, files, graphs, kept_values, reviews, runs
 from backend.store.clock import CLOCK
 from backend.store.connection import PASSING, Queryable
 from backend.store.events import ENDS, Event
-from backend.store.identifiers import child_run_id, node_run_id
+from backend.store.files import StoredFile
+from backend.store.identifiers import child_run_id, file_id, node_run_id
 from backend.store.reviews import StoredReview
 from backend.store.runs import StoredRun
 
 # Runs that may be below one another: an agent that calls itself without end is told.
 MAX_DEPTH = 20
+# Bytes of a file that a block is given.
+MAX_FILE = 64 * 1024 * 1024
 # Seconds between attempts while the database is away.
 RETRY_EVERY = 0.25
 
@@ -87,6 +90,7 @@ class NodeOutside(Outside):
         self._database = database
         self._inputs = inputs
         self._waits = first
+        self._files = 0
         self._settings = settings
         self._keyring: Keyring | None = None
         self.redaction = NO_SECRETS
@@ -166,6 +170,40 @@ class NodeOutside(Outside):
         keyring = self._keyring or Keyring(self._database, self._settings, self._stored.user_id)
         self._keyring, self.redaction = keyring, keyring.redaction
         return await _patiently(lambda: keyring.open(reference, accepted))
+
+    async def find_file(self, uri: str) -> None:
+        await self._file(uri)
+
+    async def open_file(self, uri: str) -> File:
+        file = await self._file(uri)
+        if file.size > MAX_FILE:
+            raise BlockError(
+                f"The file {file.name} is larger than the {MAX_FILE // 1024**2} MiB that a block can take."
+            )
+        try:
+            return File(file.name, file.content_type, await _patiently(lambda: self._content(file)))
+        except files.Gone as error:
+            raise BlockError(str(error)) from None
+
+    async def store_file(self, file: File) -> str:
+        limit = self._settings.upload_file_size_limit_mb
+        if len(file.content) > limit * 1024**2:
+            raise BlockError(f"The file {file.name} is larger than {limit} MiB (UPLOAD_FILE_SIZE_LIMIT_MB).")
+        id = file_id(self._stored.id, self._inputs.number, self._files)
+        self._files += 1
+        name, kind, content = files.clean_name(file.name), files.clean_type(file.content_type), file.content
+        await _patiently(lambda: files.put_once(self._database, self._stored.user_id, id, name, kind, content))
+        return f"{files.SCHEME}{id}"
+
+    async def _file(self, uri: str) -> StoredFile:
+        id = files.id_in(uri)
+        found = await _patiently(lambda: files.get(self._database, self._stored.user_id, id)) if id else None
+        if found is None:
+            raise BlockError(f"There is no file {uri[:80]} of yours: it was deleted, or its time was over.")
+        return found
+
+    async def _content(self, file: StoredFile) -> bytes:
+        return b"".join([chunk async for chunk in files.read(self._database, file)])
 
     def _children(self) -> Awaitable[Mapping[UUID, int]]:
         return self._run.children.newest(self._run.woken)

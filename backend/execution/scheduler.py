@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, queue, rate_limits, retention, waking
+from backend.store import executors, files, queue, rate_limits, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -99,6 +99,9 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             old = await retention.delete_old(pool, days) if days else 0
             surplus = await retention.delete_surplus(pool, count) if count else 0
             await rate_limits.forget(pool)
+            expired = await files.delete_expired(pool)
+            if expired:
+                log.info("deleted files", expired=expired)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
         await asyncio.sleep(RETENTION_EVERY)

@@ -25,3 +25,8 @@ def node_run_id(run_id: UUID, number: int) -> UUID:
 def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
     """Always the same for the `number`th run that a node run begins: so it cannot be begun twice."""
     return uuid5(run_id, f"{node_run}.{number}")
+
+
+def file_id(run_id: UUID, node_run: int, number: int) -> UUID:
+    """Always the same for the `number`th file that a node run keeps."""
+    return uuid5(run_id, f"{node_run}.file.{number}")
