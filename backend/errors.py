@@ -49,6 +49,12 @@ class InvalidCursor(BadRequest):
     code, title = "invalid_cursor", "The cursor is none of ours"
 
 
+class GraphIdMismatch(BadRequest):
+    """A new version keeps the id of its graph: the body has that id, or none."""
+
+    code, title = "graph_id_mismatch", "The body is of another graph"
+
+
 class InvalidLastEventId(BadRequest):
     """The id of an event is its number: a whole number, 0 or more."""
 
@@ -133,6 +139,18 @@ class UnknownReview(NotFound):
     code, title = "unknown_review", "There is no such review"
 
 
+class UnknownWebhook(NotFound):
+    """No webhook has this id."""
+
+    code, title = "unknown_webhook", "There is no such webhook"
+
+
+class UnknownDelivery(NotFound):
+    """The webhook has no delivery with this id; old ones are deleted."""
+
+    code, title = "unknown_delivery", "There is no such delivery"
+
+
 class UnknownBlock(NotFound):
     """This server has no block with this id."""
 
@@ -155,6 +173,18 @@ class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
+
+
+class NotAcceptable(ApiError):
+    """What the Accept header asks for is not to be had at this address."""
+
+    status, code, title = 406, "not_acceptable", "There is no such representation"
+
+
+class TooSlow(ApiError):
+    """The body of a request has to come at a kilobyte a second, after a start of half a minute."""
+
+    status, code, title = 408, "too_slow", "The request came too slowly"
 
 
 class Conflict(ApiError):
@@ -191,6 +221,30 @@ class FileExists(Conflict):
     """You have a file of this name; `overwrite=true` puts the new one in its place."""
 
     code, title = "file_exists", "There is a file of this name"
+
+
+class WebhookInactive(Conflict):
+    """A webhook that is switched off is told nothing."""
+
+    code, title = "webhook_inactive", "The webhook is switched off"
+
+
+class IncludedGraph(Conflict):
+    """A graph that came in the file of another is deleted with that one."""
+
+    code, title = "included_graph", "The graph belongs to another"
+
+
+class NoMoreVersions(Conflict):
+    """The versions of a graph are numbered up to 2147483647."""
+
+    code, title = "no_more_versions", "The graph can have no further version"
+
+
+class PreconditionFailed(ApiError):
+    """What the request is about is not as `If-Match` says any more: read it again."""
+
+    status, code, title = 412, "precondition_failed", "It has changed"
 
 
 class TooLarge(ApiError):

@@ -14,7 +14,7 @@ from backend.process import status
 from backend.process.process import State
 from benchmarks.commands import BIN, ROOT, environment, free_port, running
 
-PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
+PROCESSES = {"db", "rest", "websocket", "executor", "scheduler", "notifier"}
 OURS = [sys.executable, "-m", "backend"]
 HONCHO = [BIN / "honcho", "start"]
 # Seconds to start, on a machine that does much else.

@@ -103,7 +103,7 @@ def test_the_lock_is_free_after_a_kill(tmp_path: Path) -> None:
 def test_the_procfile_is_one_that_honcho_takes() -> None:
     checked = run("honcho", "check", folder=ROOT)
     assert checked.returncode == 0
-    assert "db, rest, websocket, executor, scheduler" in checked.stderr
+    assert "db, rest, websocket, executor, scheduler, notifier" in checked.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])

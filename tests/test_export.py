@@ -19,7 +19,7 @@ import yaml
 
 from tests.journeys.environment import PATIENCE, ROOT, processes_with, ready, settings_for, started, until
 
-PROCESSES = ["db", "rest", "websocket", "executor", "scheduler"]
+PROCESSES = ["db", "rest", "websocket", "executor", "scheduler", "notifier"]
 # What systemd does between fork and exec: the socket becomes descriptor 3, and LISTEN_PID this very process.
 AS_SYSTEMD = """
 import os, sys

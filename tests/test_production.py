@@ -18,7 +18,7 @@ import requests
 from tests.journeys.environment import PATIENCE, ROOT, processes_with, settings_for, until
 
 DOCUMENT = (ROOT / "docs/production.md").read_text(encoding="utf-8")
-PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
+PROCESSES = {"db", "rest", "websocket", "executor", "scheduler", "notifier"}
 # There is no systemd to talk to where tests run: what it would load is checked, what it would enable is enabled.
 SYSTEMCTL = """#!/bin/sh
 case "$*" in

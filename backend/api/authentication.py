@@ -57,6 +57,7 @@ class Keys:
         self._limit = settings.rate_limit_per_minute
         self._limits = RateLimits(database)
         self._known: dict[str, tuple[StoredKey, float]] = {}
+        self._listening = False
         self._open: dict[UUID, set[asyncio.Timeout]] = {}
 
     async def find(self, secret: str, address: str) -> StoredKey:
@@ -91,7 +92,11 @@ class Keys:
         return window
 
     def heard(self, _: str, payload: str) -> None:
-        """Take a notification: the id of a key that is not as it was, or nothing, which may mean any."""
+        """Take a notification: the id of a key that is not as it was; or nothing, which may mean any, as nobody had
+        listened for a while."""
+        if not payload and not self._listening:
+            self._listening = True
+            return
         self._known = {secret: known for secret, known in self._known.items() if payload not in ("", str(known[0].id))}
         for id, timeouts in self._open.items():
             if payload in ("", str(id)):

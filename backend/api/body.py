@@ -19,6 +19,9 @@ from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
 async def read_json_bytes(request: Request) -> bytes:
     """The body, which has to be declared as JSON. Raises TooLarge, UnsupportedMediaType."""
     body = bytearray()
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > MAX_FILE_BYTES:
+        raise TooLarge(f"The body has {int(announced):,} bytes: {MAX_FILE_BYTES:,} (16 MiB) are the most.")
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_FILE_BYTES:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from backend.api.body import JsonRoute
-from backend.api.graphs import Reader, Writer, existing_graph
+from backend.api.conditions import IfMatch, IfNoneMatch, is_known
+from backend.api.graphs import NOT_MODIFIED, Reader, Writer, described, existing_graph, locked
 from backend.api.problem import documented
 from backend.api.services import Use
-from backend.errors import TooLarge, UnknownGraph, UnsupportedMediaType
+from backend.errors import PreconditionFailed, TooLarge, UnknownGraph, UnsupportedMediaType
 from backend.store import graph_settings
 
-router = APIRouter(prefix="/api/v2/graphs/{graph_id}/settings", tags=["graphs"], route_class=JsonRoute)
+router = APIRouter(prefix="/api/v2/graphs/{graph_id:uuid}/settings", tags=["graphs"], route_class=JsonRoute)
 
 
 class GraphSettings(BaseModel):
@@ -26,9 +27,22 @@ class GraphSettings(BaseModel):
     )
 
 
-@router.get("", operation_id="get_graph_settings", summary="Show its settings", responses=documented(UnknownGraph))
-async def show(graph_id: UUID, use: Use, caller: Reader) -> GraphSettings:
-    await existing_graph(use.database, caller, graph_id, None)
+@router.get(
+    "",
+    operation_id="get_graph_settings",
+    summary="Show its settings",
+    response_model=GraphSettings,
+    responses=documented(UnknownGraph) | NOT_MODIFIED,
+)
+async def show(
+    graph_id: UUID, use: Use, caller: Reader, response: Response, if_none_match: IfNoneMatch = None
+) -> GraphSettings | Response:
+    """The `ETag` is that of the graph, which has changed when its settings have."""
+    stored = await existing_graph(use.database, caller, graph_id, None)
+    tag = (await described(use.database, stored)).tag
+    if is_known(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    response.headers["ETag"] = tag
     return GraphSettings(max_concurrent_runs=await graph_settings.max_concurrent_runs(use.database, graph_id))
 
 
@@ -36,11 +50,15 @@ async def show(graph_id: UUID, use: Use, caller: Reader) -> GraphSettings:
     "",
     operation_id="change_graph_settings",
     summary="Change its settings",
-    responses=documented(UnknownGraph, TooLarge, UnsupportedMediaType),
+    response_model=GraphSettings,
+    responses=documented(UnknownGraph, PreconditionFailed, TooLarge, UnsupportedMediaType),
 )
-async def change(graph_id: UUID, use: Use, caller: Writer, body: GraphSettings) -> GraphSettings:
+async def change(
+    graph_id: UUID, use: Use, caller: Writer, response: Response, body: GraphSettings, if_match: IfMatch = None
+) -> GraphSettings | Response:
     """What is left out stays as it is. A lower limit stops nothing: runs that are at work go on."""
-    await existing_graph(use.database, caller, graph_id, None)
-    if "max_concurrent_runs" in body.model_fields_set:
-        await graph_settings.limit_runs(use.database, graph_id, body.max_concurrent_runs)
-    return await show(graph_id, use, caller)
+    async with use.database.acquire() as connection, connection.transaction():
+        await locked(connection, caller, graph_id, if_match)
+        if "max_concurrent_runs" in body.model_fields_set:
+            await graph_settings.limit_runs(connection, graph_id, body.max_concurrent_runs)
+    return await show(graph_id, use, caller, response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import Scope
 
+from backend.store import deliveries
 from backend.store.connection import Queryable
 from backend.store.executors import count_alive
 from backend.store.statistics import oldest_queued, unfinished_runs
@@ -25,6 +26,9 @@ class Metrics:
         self._oldest = Gauge(
             "agent_server_oldest_queued_run_seconds", "Age of the oldest run in the queue", registry=self._registry
         )
+        self._deliveries = Gauge(
+            "agent_server_webhook_deliveries", "Deliveries of webhooks that are not over", registry=self._registry
+        )
         self._executors = Gauge("agent_server_executors", "Executors that are alive", registry=self._registry)
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -38,5 +42,6 @@ class Metrics:
         for status, runs in (await unfinished_runs(database)).items():
             self._runs.labels(status.lower()).set(runs)
         self._oldest.set(await oldest_queued(database))
+        self._deliveries.set(await deliveries.pending(database))
         self._executors.set(await count_alive(database))
         return generate_latest(self._registry)

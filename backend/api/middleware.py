@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Collection
@@ -21,7 +22,8 @@ from backend.api.authentication import Authenticated
 from backend.api.metrics import Metrics
 from backend.api.problem import failure, problem_response
 from backend.api.services import Services
-from backend.errors import ApiError, ForeignOrigin, WrongHost
+from backend.errors import ApiError, ForeignOrigin, NotAcceptable, TooSlow, WrongHost
+from backend.graphs.faults import printable
 from backend.settings import is_loopback
 
 # Answers are data: no browser is to show them as a page, in a page of others, or out of a cache.
@@ -40,6 +42,10 @@ EXPOSED = ["X-Request-Id", "ETag", "Location", "RateLimit", "RateLimit-Policy", 
 COMPRESSED_FROM = 2_000
 COMPRESSION = 4
 
+# Seconds before a body has to come, and the bytes a second at which it then has to.
+BODY_STARTS_WITHIN = 30.0
+SLOWEST = 1_000
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger()
@@ -48,6 +54,7 @@ log = structlog.get_logger()
 def surround(app: FastAPI, services: Services, *, host: str) -> None:
     """Put around an app what every request goes through, from the inside out. `host` is where the app is served."""
     origins = services.settings.backend_cors_allow_origins
+    app.add_middleware(Mannered)
     app.add_middleware(Authenticated, keys=services.keys, settings=services.settings)
     app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     if origins:
@@ -56,6 +63,63 @@ def surround(app: FastAPI, services: Services, *, host: str) -> None:
         )
     app.add_middleware(LocalGuard, host=host, origins=origins)
     app.add_middleware(Observed, metrics=services.metrics)
+
+
+class Mannered:
+    """Holds clients to what HTTP lets a server expect: to accept what there is, and to send what they announce."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        offered, accepted = _offered(scope["path"]), headers.get("accept", "*/*")
+        if offered and not accepts(accepted, offered):
+            error = NotAcceptable(f"Here is {offered}, and Accept is {printable(accepted)[:200]}.")
+            return await problem_response(error)(scope, receive, send)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        await self._app(scope, _in_time(receive) if has_body else receive, send)
+
+
+def _offered(path: str) -> str | None:
+    """The media type of the answers at an address; None for any."""
+    if not path.startswith("/api/") or path.endswith("/download"):
+        return None
+    return "text/event-stream" if path.endswith("/events") else "application/json"
+
+
+def accepts(header: str, offered: str) -> bool:
+    """Whether an Accept header (RFC 9110, 12.5.1) lets a media type pass: the most specific range that fits decides."""
+    ranges = {offered: 3, f"{offered.split('/')[0]}/*": 2, "*/*": 1}
+    best, allowed = 0, False
+    for part in header.split(","):
+        name, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        if ranges.get(name, 0) > best:
+            best = ranges[name]
+            allowed = not any(re.fullmatch(r"q=0(\.0*)?", each) for each in parameters)
+    return allowed
+
+
+def _in_time(receive: Receive) -> Receive:
+    """`receive` for a body, which raises TooSlow if that comes slower than it may."""
+    began, size, whole = time.monotonic(), 0, False
+
+    async def received() -> Message:
+        nonlocal size, whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout(began + BODY_STARTS_WITHIN + size / SLOWEST - time.monotonic()):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlow(f"{size:,} bytes of the body came in {time.monotonic() - began:.0f} s.") from None
+        size += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        return message
+
+    return received
 
 
 class LocalGuard:

@@ -13,15 +13,19 @@ from backend.api import (
     credentials,
     files,
     graph_settings,
+    graph_versions,
     graphs,
     health,
+    library,
     openapi,
     pages,
     problem,
     reruns,
     reviews,
     runs,
+    search,
     streams,
+    webhooks,
 )
 from backend.api.access import Permission
 from backend.api.authentication import Keys, login_is_needed
@@ -112,8 +116,24 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
-    resources = (reviews, graphs, graph_settings, runs, reruns, streams, blocks, api_keys, credentials, files)
-    for resource in (*resources, health, pages):
+    for resource in (
+        reviews,
+        graphs,
+        graph_versions,
+        graph_settings,
+        library,
+        search,
+        runs,
+        reruns,
+        streams,
+        webhooks,
+        blocks,
+        api_keys,
+        credentials,
+        files,
+        health,
+        pages,
+    ):
         app.include_router(resource.router)
     surround(app, services, host=services.settings.agent_api_host)
     problem.install(app)

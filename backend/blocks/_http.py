@@ -10,16 +10,16 @@ import asyncio
 import codecs
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import aiohttp
 import orjson
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from backend.blocks._addresses import Guard, plain
 from backend.blocks.block import BlockError, Context
 from backend.blocks.json_values import as_text, json_text
 from backend.blocks.outside import Credentials, File, basic
@@ -41,10 +41,6 @@ _RESERVED = frozenset(("connection", "content-length", "host", "te", "trailer", 
 # Codecs of Python that no server means: some take very long, some make half characters.
 _NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
-_IPV4_COMPATIBLE = IPv6Network("::/96")
-
-Address = IPv4Address | IPv6Address
 # Makes the content of an answer of its bytes.
 Reading = Callable[[aiohttp.ClientResponse, bytes], Any]
 
@@ -97,7 +93,7 @@ async def send(
     except TimeoutError:
         raise BlockError(f"{target.host} took too long to answer.") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise BlockError(f"{target.host} could not be reached: {_why(error)}.") from None
+        raise BlockError(f"{target.host} could not be reached: {why(error)}.") from None
 
 
 def with_credentials(url: str, headers: dict[str, str], held: Credentials) -> dict[str, str]:
@@ -155,7 +151,7 @@ def _checked(headers: dict[str, str]) -> dict[str, str]:
     return stripped
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno:
         named = isinstance(cause, socket.gaierror)  # whose numbers are not those of the system
@@ -168,7 +164,7 @@ class Session:
 
     def __init__(self, trusted: tuple[str, ...], resolver: AbstractResolver | None = None) -> None:
         self._trusted = trusted = tuple(map(str.lower, trusted))
-        guard = _Guard(trusted, resolver or aiohttp.ThreadedResolver())
+        guard = Guard(trusted, resolver or aiohttp.ThreadedResolver())
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(resolver=guard, use_dns_cache=False),
             cookie_jar=aiohttp.DummyCookieJar(),  # the cookies of one run are not for the next
@@ -200,7 +196,7 @@ class Session:
     ) -> Answer | tuple[int, URL]:
         options = body.options()
         options["headers"] = {**_without(options.get("headers", {}), headers), **headers}
-        url = _plain(url, self._trusted)
+        url = plain(url, self._trusted)
         async with self._client.request(method, url, allow_redirects=False, **options) as response:
             location = response.headers.get("Location") if response.status in _REDIRECTS else None
             if location:
@@ -237,81 +233,3 @@ def _content(response: aiohttp.ClientResponse, content: bytes) -> Any:
     if "\0" in text:
         raise BlockError(f"The answer of {response.url.host} is not text but {kind}: files cannot be received yet.")
     return text
-
-
-# ---- Which addresses may be reached ------------------------------------------------------------------------------
-
-
-class _Guard(AbstractResolver):
-    """Resolves names, and refuses those that lead to addresses that may not be reached."""
-
-    def __init__(self, trusted: tuple[str, ...], resolver: AbstractResolver) -> None:
-        self._trusted = trusted
-        self._resolver = resolver
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        for each in found:
-            _check(host, port, ip_address(each["host"]), self._trusted)
-        return found
-
-    async def close(self) -> None:
-        await self._resolver.close()
-
-
-def _plain(url: URL, trusted: tuple[str, ...]) -> URL:
-    """Check a literal address, in whatever notation, and write it plainly; a name is left to the resolver."""
-    host = (url.raw_host or "").rstrip(".")
-    address = _literal(host)
-    if address is None:
-        if host.replace(".", "").isdigit():
-            raise BlockError(f"{host[:60]} is not an address.")
-        return url
-    _check(host, url.port or 0, address, trusted)
-    return url.with_host(str(address))
-
-
-def _literal(host: str) -> Address | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        pass
-    try:
-        return IPv4Address(socket.inet_aton(host))  # also 127.1, 0x7f.1 and 2130706433
-    except OSError:
-        return None
-
-
-def _check(host: str, port: int, address: Address, trusted: tuple[str, ...]) -> None:
-    names = {host, str(address)}
-    if any(name in trusted or f"{name}:{port}" in trusted or f"[{name}]:{port}" in trusted for name in names):
-        return
-    if not all(map(_is_public, _meanings(address))):
-        raise BlockError(
-            f"{host} is a private address ({address}), which blocks may not reach: "
-            "name it in TRUSTED_HOSTS if they may."
-        )
-
-
-def _is_public(address: Address) -> bool:
-    special = address.is_multicast or address.is_reserved or address.is_link_local or address.is_unspecified
-    return address.is_global and not special and not (address.version == 6 and address.is_site_local)
-
-
-def _meanings(address: Address) -> Iterator[Address]:
-    """Yield the address and every IPv4 address inside it that a gateway on the way could send it to."""
-    if isinstance(address, IPv6Address):
-        low = IPv4Address(int(address) & 0xFFFFFFFF)
-        if address.ipv4_mapped:
-            yield address.ipv4_mapped
-            return
-        if address.sixtofour:
-            yield address.sixtofour
-        if address.teredo:
-            yield from address.teredo
-        if address in _IPV4_COMPATIBLE or any(address in network for network in _NAT64):
-            yield low
-            return
-    yield address

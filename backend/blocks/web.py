@@ -29,7 +29,7 @@ class SendWebRequestBlock(Block):
         Example({"url": "ftp://example.com"}, error="A URL begins with http:// or https://, not with ftp://."),
         Example(
             {"url": "http://127.0.0.1/"},
-            error="127.0.0.1 is a private address (127.0.0.1), which blocks may not reach: "
+            error="127.0.0.1 is a private address (127.0.0.1), which may not be reached from here: "
             "name it in TRUSTED_HOSTS if they may.",
         ),
     )

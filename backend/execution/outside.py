@@ -218,7 +218,7 @@ class NodeOutside(Outside):
         agent = f"{graph_id[:80]} in version {version}"
         with suppress(ValueError):
             id, version = UUID(graph_id), min(version, MAX_VERSION)
-            name = await _patiently(lambda: graphs.name_of(self._database, self._stored.user_id, id, version))
+            name = await _patiently(lambda: graphs.name_for(self._database, self._stored.id, id, version))
             if name is not None:
                 return id, agent, name
         raise BlockError(f"there is no agent {agent}: import it, or choose another")

@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import executors, files, queue, rate_limits, retention, waking
+from backend.store import deliveries, executors, files, queue, rate_limits, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -102,6 +102,8 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             expired = await files.delete_expired(pool)
             if expired:
                 log.info("deleted files", expired=expired)
+            await deliveries.delete_old(pool)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)
+            await retention.delete_graphs(pool)
         await asyncio.sleep(RETENTION_EVERY)

@@ -25,7 +25,12 @@ _MASKS = {"nodes_input_masks"}
 
 
 def read(document: object) -> Graph:
-    """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link.
+    """The graph in an agent file (its bytes, or the parsed JSON), with new ids for every graph, node and link."""
+    return with_new_ids(read_with_ids(document))
+
+
+def read_with_ids(document: object) -> Graph:
+    """The graph in an agent file, with the ids that it has there.
 
     What a graph does not keep (unknown keys, copies of links in nodes, owners, webhooks) is left behind; calls of the
     graphs in the file lead to them (calls.py). Raises
@@ -41,7 +46,7 @@ def read(document: object) -> Graph:
         raise GraphFileError([*shape_faults(error), *faults]) from None
     if faults:
         raise GraphFileError(faults)
-    return with_new_ids(with_calls_found(graph, file).with_nodes(_taken))
+    return with_calls_found(graph, file).with_nodes(_taken)
 
 
 def _object(document: object) -> dict[str, Any]:

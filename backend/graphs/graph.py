@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, cast
 from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from backend.store.identifiers import is_id
 
 MAX_NODES = 10_000
 MAX_LINKS = 100_000
@@ -122,14 +124,33 @@ class Graph(_Part):
         return copy.model_copy(update={"version": version, "is_active": True})
 
 
-def with_new_ids(graph: Graph) -> Graph:
+def with_new_ids(graph: Graph, kept: Mapping[str, int] | None = None) -> Graph:
     """A copy in which every graph, node and link has a new UUID, and calls of the graphs in it follow, to the version
     that is there.
 
-    An id that means something outside (a graph called but not included, `forked_from_id`) is kept.
+    An id that means something outside (a graph called but not included, `forked_from_id`) is kept. For a new version of
+    a graph, `kept` has the graphs that keep their ids, with the version each becomes: then nodes and links keep theirs
+    if those are UUIDs, as all are that were given here.
     """
-    calls = {each.id: {"graph_id": new_id(), "graph_version": each.version} for each in graph.walk()}
-    return _renewed(graph, calls, {each.id: {node.id: new_id() for node in each.nodes} for each in graph.walk()})
+    versions = kept or {}
+    calls = {
+        each.id: {
+            "graph_id": each.id if each.id in versions else new_id(),
+            "graph_version": versions.get(each.id, each.version),
+        }
+        for each in graph.walk()
+    }
+    renew = _renewed_id if kept is None else _kept_id
+    node_ids = {each.id: {node.id: renew(node.id) for node in each.nodes} for each in graph.walk()}
+    return _renewed(graph, calls, node_ids, renew)
+
+
+def _renewed_id(_: str) -> str:
+    return new_id()
+
+
+def _kept_id(id: str) -> str:
+    return id if is_id(id) else new_id()
 
 
 # By the id of a graph: what a call of it says from now on, and the new ids of its nodes.
@@ -137,14 +158,15 @@ _Calls = dict[str, dict[str, Any]]
 _NodeIds = dict[str, dict[str, str]]
 
 
-def _renewed(graph: Graph, calls: _Calls, node_ids: _NodeIds) -> Graph:
+def _renewed(graph: Graph, calls: _Calls, node_ids: _NodeIds, renew: Callable[[str], str]) -> Graph:
     own = node_ids[graph.id]
     nodes = [_with_call(_with_masks(node, node_ids), calls) for node in graph.nodes]
     changes = {
         "id": calls[graph.id]["graph_id"],
+        "version": calls[graph.id]["graph_version"],
         "nodes": [node.model_copy(update={"id": own[node.id]}) for node in nodes],
-        "links": [_renewed_link(link, own) for link in graph.links],
-        "sub_graphs": [_renewed(each, calls, node_ids) for each in graph.sub_graphs],
+        "links": [_renewed_link(link, own, renew) for link in graph.links],
+        "sub_graphs": [_renewed(each, calls, node_ids, renew) for each in graph.sub_graphs],
     }
     return graph.model_copy(update=changes)
 
@@ -165,6 +187,6 @@ def _with_call(node: Node, calls: _Calls) -> Node:
     return node.model_copy(update={"input_default": node.input_default | calls[called]})
 
 
-def _renewed_link(link: Link, node_ids: dict[str, str]) -> Link:
+def _renewed_link(link: Link, node_ids: dict[str, str], renew: Callable[[str], str]) -> Link:
     ends = {"source_id": node_ids[link.source_id], "sink_id": node_ids[link.sink_id]}
-    return link.model_copy(update={"id": new_id(), **ends})
+    return link.model_copy(update={"id": renew(link.id), **ends})

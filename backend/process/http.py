@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 # Seconds that open requests and streams have to end; then they are cut.
 DRAIN = 3
@@ -18,6 +19,11 @@ DRAIN = 3
 # gets an answer in that time is told that it is the last on this connection.
 LINGER = 0.25
 LOOK_EVERY = 0.01
+# Seconds that a client has for the head of a request.
+HEADERS_WITHIN = 15.0
+# Bytes that the head of a request may have, about.
+MAX_HEAD = 64 * 1024
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 log = logging.getLogger("uvicorn.error")
 
@@ -51,12 +57,53 @@ def _config(app: Application, *, access_log: bool) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
-        http="httptools",
+        http=_Punctual,
         log_config=None,
         access_log=access_log,
         server_header=False,
         timeout_graceful_shutdown=DRAIN,
     )
+
+
+class _Punctual(HttpToolsProtocol):
+    """uvicorn's protocol, which ends a connection when the head of its first request, or of one that has begun, does
+    not come or does not end."""
+
+    _too_late: asyncio.TimerHandle | None = None
+    _head_size = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        self._head_size += len(data)
+        super().data_received(data)
+        if self._too_late and self._head_size > MAX_HEAD and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._too_late is None:
+            self._expect()
+
+    def on_headers_complete(self) -> None:
+        self._expect_no_more()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_no_more()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        self._head_size = 0
+        self._too_late = self.loop.call_later(HEADERS_WITHIN, self.transport.close)
+
+    def _expect_no_more(self) -> None:
+        if self._too_late:
+            self._too_late.cancel()
+            self._too_late = None
 
 
 class _Server(uvicorn.Server):

@@ -1,11 +1,12 @@
 """Graphs: each version is a row that never changes; one version of a graph is active.
 
-A graph that came in the file of another is a row like any other, for its runs, but is not listed.
+A graph that came in the file of another is a row like any other, for its runs, but is not listed. One that is deleted
+is there for its runs only, until the last of them is gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,10 @@ from backend.store.users import DEFAULT_USER
 
 @dataclass(frozen=True, slots=True)
 class StoredGraph:
-    """One version of a graph. `document` is the graph as JSON (nodes, links, sub-graphs)."""
+    """One version of a graph. `document` is the graph as JSON (nodes, links, sub-graphs).
+
+    `created_at` is the time of its first version, `updated_at` that of this one.
+    """
 
     id: UUID
     version: int
@@ -29,8 +33,18 @@ class StoredGraph:
     name: str
     document: dict[str, Any]
     created_at: datetime
+    updated_at: datetime
     included_in: UUID | None
     user_id: UUID
+
+    @property
+    def belongs_to(self) -> UUID:
+        """The graph in whose file it came: itself, or another."""
+        return self.included_in or self.id
+
+
+_OF_BOTH = "id, version, is_active, name, document, included_in, user_id, created_at AS updated_at"
+_COLUMNS = f"{_OF_BOTH}, first_at AS created_at"
 
 
 async def insert(
@@ -40,17 +54,30 @@ async def insert(
     name: str,
     document: dict[str, Any],
     user_id: UUID = DEFAULT_USER,
+    included_in: UUID | None = None,
 ) -> StoredGraph:
-    """Store a graph with all that are in it, in one transaction."""
+    """Store a version of a graph with all graphs that are in it, in one transaction. Each is the active version."""
     included = list(_below(document))
     row = await connection.fetchrow(
-        """
-        WITH included AS (
-            INSERT INTO graphs (id, version, name, document, included_in, user_id)
-            SELECT id, version, name, document::json, $1, $9
-            FROM unnest($5::uuid[], $6::int[], $7::text[], $8::text[]) AS graph (id, version, name, document)
+        f"""
+        WITH wanted AS (
+            SELECT $1::uuid AS id, $2::int AS version, $3::text AS name, $10::text AS description, $4::json AS document,
+                $11::uuid AS included_in
+            UNION ALL
+            SELECT id, version, name, description, document::json, coalesce($11, $1)
+            FROM unnest($5::uuid[], $6::int[], $7::text[], $12::text[], $8::text[])
+                AS graph (id, version, name, description, document)
+        ), inserted AS (
+            INSERT INTO graphs (id, version, name, description, document, included_in, user_id, created_at, first_at)
+            SELECT id, version, name, description, document, included_in, $9, greatest(now(), last + '1 microsecond'),
+                coalesce(first, now())
+            FROM wanted, LATERAL (
+                SELECT (SELECT first_at FROM graphs WHERE graphs.id = wanted.id ORDER BY created_at LIMIT 1) AS first,
+                    (SELECT created_at FROM graphs WHERE graphs.id = wanted.id ORDER BY created_at DESC LIMIT 1) AS last
+            ) AS before
+            RETURNING *
         )
-        INSERT INTO graphs (id, version, name, document, user_id) VALUES ($1, $2, $3, $4, $9) RETURNING *
+        SELECT {_COLUMNS} FROM inserted WHERE id = $1
         """,
         id,
         version,
@@ -61,6 +88,9 @@ async def insert(
         [_as_text(graph["name"]) for graph in included],
         [orjson.dumps(graph).decode() for graph in included],
         user_id,
+        _as_text(document.get("description") or ""),
+        included_in,
+        [_as_text(graph["description"]) for graph in included],
     )
     assert row is not None
     return _graph(row)
@@ -78,37 +108,189 @@ def _as_text(name: str) -> str:
 
 
 async def get(connection: Queryable, id: UUID, version: int | None = None) -> StoredGraph | None:
-    """A version of a graph, or its active one."""
+    """A version of a graph, or its active one. In a version it is there for its runs even when it is deleted."""
     row = await connection.fetchrow(
-        "SELECT * FROM graphs WHERE id = $1 AND (version = $2 OR ($2::int IS NULL AND is_active))", id, version
+        f"SELECT {_COLUMNS} FROM graphs WHERE id = $1 AND (version = $2 OR ($2::int IS NULL AND is_active))",
+        id,
+        version,
+    )
+    return _graph(row) if row else None
+
+
+async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int | None = None) -> StoredGraph | None:
+    """A version of a graph of this user, or its active one, unless it is deleted."""
+    row = await connection.fetchrow(
+        f"""
+        SELECT {_COLUMNS} FROM graphs
+        WHERE id = $1 AND user_id = $3 AND deleted_at IS NULL AND (version = $2 OR ($2::int IS NULL AND is_active))
+        """,
+        id,
+        version,
+        user_id,
     )
     return _graph(row) if row else None
 
 
 async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
-    """The name of a version of a graph of this user; None if there is no such version."""
+    """The name of a version of a graph of this user; None if there is no such version, or it is deleted."""
     return await connection.fetchval(
-        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3", id, version, user_id
+        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3 AND deleted_at IS NULL",
+        id,
+        version,
+        user_id,
     )
 
 
-_LISTED = "FROM graphs WHERE user_id = $1 AND is_active AND included_in IS NULL"
+async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) -> str | None:
+    """The name of a version of a graph that a run may begin a run of: of the same user, and not deleted before this run
+    was made. A run whose own graph is deleted goes on as it would have."""
+    return await connection.fetchval(
+        """
+        SELECT graphs.name FROM runs JOIN graphs ON graphs.user_id = runs.user_id
+        WHERE runs.id = $1 AND graphs.id = $2 AND graphs.version = $3 AND (
+            graphs.deleted_at IS NULL OR graphs.deleted_at >= runs.created_at OR (
+                SELECT deleted_at FROM graphs AS own WHERE own.id = runs.graph_id AND own.version = runs.graph_version
+            ) IS NOT NULL
+        )
+        """,
+        run_id,
+        id,
+        version,
+    )
 
 
-async def page(connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
-    """The active graphs of a user, newest first, from just after the row at `before`."""
+# Versions
+
+# Not by max() and min(), for which PostgreSQL may read them all.
+_NEWEST = "SELECT version FROM graphs WHERE id = $1 ORDER BY version DESC LIMIT 1"
+_OLDEST = "SELECT version FROM graphs WHERE id = $1 ORDER BY version LIMIT 1"
+
+
+async def lock(connection: Queryable, id: UUID) -> None:
+    """Let nobody else change the graph until the transaction ends; its runs are not kept waiting."""
+    await connection.execute(
+        "SELECT FROM graphs WHERE id = $1 ORDER BY version LIMIT 1 FOR NO KEY UPDATE",
+        id,
+    )
+
+
+async def newest_version(connection: Queryable, id: UUID) -> int | None:
+    return await connection.fetchval(_NEWEST, id)
+
+
+async def newest_included(connection: Queryable, included_in: UUID, ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The newest versions of those of the graphs that came in the file of another."""
     rows = await connection.fetch(
-        f"SELECT * {_LISTED} AND (created_at, id) < ($3, $4) ORDER BY created_at DESC, id DESC LIMIT $2",
+        """
+        SELECT newest.* FROM unnest($2::uuid[]) AS wanted (id), LATERAL (
+            SELECT id, version, included_in FROM graphs WHERE graphs.id = wanted.id ORDER BY version DESC LIMIT 1
+        ) AS newest WHERE included_in = $1
+        """,
+        included_in,
+        ids,
+    )
+    return {row["id"]: row["version"] for row in rows}
+
+
+async def deactivate(connection: Queryable, ids: Sequence[UUID]) -> None:
+    """Take back which versions of these graphs are active: another will be."""
+    await connection.execute("UPDATE graphs SET is_active = false WHERE is_active AND id = ANY($1::uuid[])", ids)
+
+
+async def activate(connection: Queryable, stored: StoredGraph) -> None:
+    """Make this the active version of the graph, with those of the graphs in it."""
+    below = {UUID(graph["id"]): graph["version"] for graph in _below(stored.document)} | {stored.id: stored.version}
+    await deactivate(connection, list(below))
+    await connection.execute(
+        """
+        UPDATE graphs SET is_active = true FROM unnest($1::uuid[], $2::int[]) AS wanted (id, version)
+        WHERE graphs.id = wanted.id AND graphs.version = wanted.version
+        """,
+        list(below),
+        list(below.values()),
+    )
+
+
+async def delete(connection: Queryable, id: UUID) -> None:
+    """Nobody will see the graph, with those that came with it, any more, but the runs that there are."""
+    await connection.execute(
+        "UPDATE graphs SET deleted_at = now(), is_active = false"
+        " WHERE id IN (SELECT id FROM graphs WHERE id = $1 OR included_in = $1) AND deleted_at IS NULL",
+        id,
+    )
+
+
+# Lists
+
+
+_LISTED = "FROM graphs WHERE user_id = $1 AND is_active AND included_in IS NULL"
+_SEARCHED = "lower(left(name, 200) || chr(10) || left(description, 500))"
+
+
+async def page(
+    connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, name: str | None = None
+) -> list[StoredGraph]:
+    """The active graphs of a user with this in their names, newest first, from just after the row at `before`."""
+    condition, words = _having(name)
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} {_LISTED} AND (first_at, id) < ($2, $3){condition}"
+        f" ORDER BY first_at DESC, id DESC LIMIT {limit:d}",
         user_id,
-        limit,
+        *(before or START),
+        *words,
+    )
+    return [_graph(row) for row in rows]
+
+
+async def count(connection: Queryable, user_id: UUID, name: str | None = None) -> int:
+    """How many there are: exactly, if they are few."""
+    condition, words = _having(name)
+    query = f"SELECT id {_LISTED} AND (first_at, id) < ($2, $3){condition}"
+    return await total(connection, query, (user_id, *START, *words))
+
+
+def _having(name: str | None) -> tuple[str, list[str]]:
+    if name is None:
+        return "", []
+    return (
+        f" AND text_parts({_SEARCHED}) @> text_parts(lower($4)) AND position(lower($4) IN lower(left(name, 200))) > 0",
+        [name],
+    )
+
+
+async def search(connection: Queryable, user_id: UUID, words: Sequence[str], limit: int) -> list[StoredGraph]:
+    """Active graphs of a user that have each of the words in name or description: those first that have all in their
+    names, then the newest."""
+    rows = await connection.fetch(
+        f"""
+        SELECT {_COLUMNS} {_LISTED}
+            AND text_parts({_SEARCHED}) @> ARRAY(SELECT unnest(text_parts(lower(word))) FROM unnest($2::text[]) AS word)
+            AND (SELECT bool_and(position(lower(word) IN {_SEARCHED}) > 0) FROM unnest($2::text[]) AS word)
+        ORDER BY (SELECT bool_and(position(lower(word) IN lower(name)) > 0) FROM unnest($2::text[]) AS word) DESC,
+            first_at DESC, id DESC
+        LIMIT {limit:d}
+        """,
+        user_id,
+        words,
+    )
+    return [_graph(row) for row in rows]
+
+
+async def versions(connection: Queryable, id: UUID, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
+    """The versions of a graph, newest first, from just after the row at `before`. `created_at` is that of each."""
+    rows = await connection.fetch(
+        f"SELECT {_OF_BOTH}, created_at FROM graphs"
+        " WHERE id = $1 AND created_at <= $2 AND (created_at, id) < ($2, $3)"
+        f" ORDER BY created_at DESC LIMIT {limit:d}",
+        id,
         *(before or START),
     )
     return [_graph(row) for row in rows]
 
 
-async def count(connection: Queryable, user_id: UUID) -> int:
-    """How many there are: exactly, if they are few."""
-    return await total(connection, f"SELECT id {_LISTED}", (user_id,))
+async def count_versions(connection: Queryable, id: UUID) -> int:
+    """How many there are. Their numbers have no gaps."""
+    return await connection.fetchval(f"SELECT ({_NEWEST}) - ({_OLDEST}) + 1", id) or 0
 
 
 def _graph(row: Record) -> StoredGraph:

@@ -30,3 +30,11 @@ def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
 def file_id(run_id: UUID, node_run: int, number: int) -> UUID:
     """Always the same for the `number`th file that a node run keeps."""
     return uuid5(run_id, f"{node_run}.file.{number}")
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a UUID, written as ids are here."""
+    try:
+        return text == str(UUID(text))
+    except ValueError:
+        return False

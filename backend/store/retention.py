@@ -1,4 +1,5 @@
 """Retention: which ended runs are kept, by their age and by their number; the others go with all that is theirs.
+Graphs that are deleted go when the last of their runs has gone.
 
 A run that a node of another began goes with that one and is not counted. No run goes before all below it have ended.
 """
@@ -6,7 +7,10 @@ A run that a node of another began goes with that one and is not counted. No run
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
+
+from asyncpg import ForeignKeyViolationError
 
 from backend.store.connection import Pool, Queryable
 
@@ -49,6 +53,28 @@ DELETE = """
 """
 
 
+# With it go those that came in its file, so none of these may have a run either. Runs that call it, and began before it
+# was deleted, have a day to do so.
+DELETED = f"""
+    SELECT id FROM graphs AS gone WHERE deleted_at < now() - interval '1 day' AND included_in IS NULL AND NOT EXISTS (
+        SELECT FROM runs WHERE graph_id = gone.id
+    ) AND NOT EXISTS (
+        SELECT FROM graphs AS included WHERE included_in = gone.id AND EXISTS (
+            SELECT FROM runs WHERE graph_id = included.id
+        )
+    ) LIMIT {AT_ONCE}
+"""
+
+DELETE_GRAPHS = """
+    WITH doomed AS (
+        DELETE FROM graphs WHERE id = ANY($1::uuid[]) OR included_in = ANY($1::uuid[]) RETURNING id
+    ), settings AS (
+        DELETE FROM graph_settings WHERE graph_id IN (SELECT id FROM doomed)
+    )
+    DELETE FROM kept_values WHERE scope IN (SELECT id::text FROM doomed)
+"""
+
+
 async def delete_old(pool: Pool, days: int) -> int:
     """Delete the runs that ended more than `days` days ago. Returns how many."""
     total = 0
@@ -63,6 +89,16 @@ async def delete_surplus(pool: Pool, count: int) -> int:
     for graph_id in await _ids(pool, "SELECT DISTINCT id FROM graphs"):
         while deleted := await _delete(pool, await _ids(pool, BEYOND, graph_id, count)):
             total += deleted
+    return total
+
+
+async def delete_graphs(pool: Pool) -> int:
+    """Delete the graphs that somebody deleted, with their settings and the values they kept. Returns how many."""
+    total = 0
+    with suppress(ForeignKeyViolationError):  # one has got a run after all: later, then
+        while doomed := list(dict.fromkeys(await _ids(pool, DELETED))):
+            await pool.execute(DELETE_GRAPHS, doomed)
+            total += len(doomed)
     return total
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from backend.api import rest_api, websocket_api
 from backend.api.access import Permission
@@ -98,7 +99,7 @@ def start_run(queue_run: MakeRun, database: Pool) -> MakeRun:
 @pytest.fixture
 def closed(settings: Settings) -> Settings:
     """Settings of a server to which others can come."""
-    return settings.model_copy(update={"app_env": "production"})
+    return settings.model_copy(update={"app_env": "production", "encryption_key": SecretStr("k" * 43 + "=")})
 
 
 @pytest.fixture

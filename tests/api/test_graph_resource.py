@@ -124,7 +124,7 @@ async def test_a_body_that_does_not_say_it_is_json_is_refused(api, content_type)
     [
         (NOBODY, 404, "unknown_graph"),
         (f"{NOBODY}/export", 404, "unknown_graph"),
-        ("no-id", 422, "invalid_request"),
+        ("no-id", 404, "not_found"),
         (f"{NOBODY}?version=x", 422, "invalid_request"),
         (f"{NOBODY}?version={2**31}", 422, "invalid_request"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -13,81 +12,22 @@ import orjson
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from yarl import URL
 
-from backend.blocks import _http
+from backend.blocks import _addresses, _http
 from backend.blocks.block import BlockError
 from backend.blocks.web import SendWebRequestBlock
+from tests.sites import ChangingResolver, Site, plain, redirect, sites
+
+__all__ = ["sites"]
 
 BLOCK = SendWebRequestBlock()
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Site:
-    """A real server on 127.0.0.1 (and 127.0.0.2) that remembers what it was asked."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.asked: list[web.Request] = []
-        self.bodies: list[bytes] = []
-        self.answer: Handler = self._echo
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def trust(self) -> tuple[str, ...]:
-        return (f"127.0.0.1:{self.port}",)
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request)
-        self.bodies.append(await request.read())
-        return await self.answer(request)
-
-    async def _echo(self, request: web.Request) -> web.StreamResponse:
-        return web.json_response({"path": request.path})
-
-
-@pytest_asyncio.fixture
-async def sites() -> AsyncIterator[Callable[[], Awaitable[Site]]]:
-    runners: list[web.AppRunner] = []
-
-    async def start() -> Site:
-        listener = socket.create_server(("0.0.0.0", 0))
-        site = Site(listener.getsockname()[1])
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", site.handle)
-        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        runners.append(runner)
-        return site
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
 
 
 @pytest_asyncio.fixture
 async def site(sites: Any) -> Site:
     return await sites()
-
-
-def redirect(target: str, status: int = 302) -> Handler:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, headers={"Location": target})
-
-    return answer
-
-
-def plain(**response: Any) -> Handler:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        return web.Response(**response)
-
-    return answer
 
 
 # ---- What is sent and what comes back
@@ -313,14 +253,14 @@ PRIVATE = [
 @pytest.mark.parametrize("address", PRIVATE)
 def test_every_kind_of_private_address_is_known(address: str) -> None:
     with pytest.raises(BlockError, match="is a private address"):
-        _http._check("name.example", 80, ip_address(address), ())
+        _addresses.check("name.example", 80, ip_address(address), ())
 
 
 @pytest.mark.parametrize(
     "address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::", "::ffff:8.8.8.8"]
 )
 def test_public_addresses_may_be_reached(address: str) -> None:
-    _http._check("name.example", 80, ip_address(address), ())
+    _addresses.check("name.example", 80, ip_address(address), ())
 
 
 @pytest.mark.parametrize("trusted", ["localhost", "LocalHost:{port}", "127.0.0.1", "127.0.0.1:{port}"])
@@ -342,20 +282,6 @@ async def test_a_connection_made_on_trust_is_not_used_without_it(site: Site, run
     with pytest.raises(BlockError, match="private address"):
         await run(BLOCK, {"url": site.url})
     assert len(site.asked) == 1
-
-
-class ChangingResolver(AbstractResolver):
-    """Answers with one address after the other, as a hostile name server does."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = list(addresses)
-
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        address = self.addresses.pop(0)
-        return [ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        pass
 
 
 async def test_the_address_that_was_checked_is_the_one_connected_to(site: Site) -> None:

@@ -16,7 +16,7 @@ from tests.journeys.environment import PATIENCE, ROOT, processes_with, settings_
 
 APP = (sys.executable, "-m", "backend")
 HONCHO = (str(Path(sys.executable).with_name("honcho")), "start")
-PROCESSES = {"db", "rest", "websocket", "executor", "scheduler"}
+PROCESSES = {"db", "rest", "websocket", "executor", "scheduler", "notifier"}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ READERS = {
     "backend/api/health.py": {"rest", "websocket"},
     "backend/execution/run.py": {"executor"},
     "backend/store/runs.py": {"rest", "websocket", "executor", "scheduler"},
-    "backend/settings.py": {"db", "rest", "websocket", "executor", "scheduler"},
+    "backend/settings.py": {"db", "rest", "websocket", "executor", "scheduler", "notifier"},
 }
 
 

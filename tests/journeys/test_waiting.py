@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,27 +13,9 @@ from backend.store import graphs, reviews, runs, waking
 from backend.store.reviews import Decision
 from tests.execution.agents import OUT, REVIEW, TIMER, call, node, parked_after
 from tests.execution.engine import Engine, assert_gap_free
-from tests.journeys.environment import ROOT, settings_for, until
+from tests.journeys.conftest import Start
+from tests.journeys.environment import until
 from tests.journeys.stub import INPUT, Stub, requests_one_by_one
-
-Start = Callable[..., AbstractContextManager[subprocess.Popen[bytes]]]
-
-
-@pytest.fixture
-def start(tmp_path: Path, free_port: Callable[[], int], database_url: str) -> Start:
-    """`with start("executor"):` a process of the server."""
-    variables = settings_for(tmp_path, free_port, TRUSTED_HOSTS="127.0.0.1", DATABASE_URL=database_url)
-    variables |= {"NUM_GRAPH_WORKERS": "1"}
-
-    @contextmanager
-    def started(name: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-        with subprocess.Popen([sys.executable, "-m", f"backend.{name}"], cwd=ROOT, env=variables | more) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-    return started
 
 
 async def test_a_caller_outlives_the_kill_of_its_executor_and_begins_no_second_child(

@@ -94,3 +94,30 @@ async def test_the_lifespan_ends_after_the_last_answer() -> None:
 
     await serve(Starlette(lifespan=lifespan), lambda port: asyncio.sleep(0))
     assert said == ["begun", "ended"]
+
+
+async def test_a_connection_on_which_no_request_comes_whole_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "HEADERS_WITHIN", 0.05)
+
+    async def answer(request: object) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    async def use(port: int) -> None:
+        for begun in (b"", b"GET / HT", CLIENT[:-2], CLIENT + CLIENT[:-2]):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(begun)
+            told = await reader.read()
+            assert told.startswith(b"HTTP/1.1 200") is begun.startswith(CLIENT)
+            writer.close()
+
+    await serve(Starlette(routes=[Route("/", answer)]), use)
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async def use(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CLIENT[:-2] + b"X-Long: " + b"x" * 1_000_000)
+        assert b" 431 " in await reader.readline()
+        writer.close()
+
+    await serve(Starlette(), use)

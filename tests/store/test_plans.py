@@ -32,7 +32,7 @@ from tests.conftest import execute, of_database
 
 # Rows that one call may read, of the many that there are.
 STORED, READ = 30_000, 1_500
-COMMON, RARE, EXECUTOR = (UUID(int=number) for number in (1, 2, 3))
+COMMON, RARE, EXECUTOR, CHANGED = (UUID(int=number) for number in (1, 2, 3, 16))
 PLACE = (datetime(2025, 1, 1, 6, tzinfo=UTC), UUID(int=0))
 
 
@@ -44,6 +44,12 @@ def run(number: int) -> UUID:
 FILL = f"""
 INSERT INTO graphs (id, version, name, document)
 SELECT lpad(n::text, 32, '0')::uuid, 1, 'graph', '{{"nodes": []}}' FROM generate_series(1, 2) AS n;
+INSERT INTO graphs (id, version, is_active, name, document, created_at, first_at)
+SELECT lpad(to_hex(16 + CASE WHEN n <= {STORED} / 2 THEN n ELSE 0 END), 32, '0')::uuid, n,
+    n <= {STORED} / 2 OR n = {STORED}, CASE WHEN n % 7000 = 0 THEN 'a rare name' ELSE 'agent ' || n END,
+    '{{"nodes": []}}', time, time
+FROM generate_series(1, {STORED}) AS n, LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 s' AS time) AS a;
+UPDATE graphs SET deleted_at = '2025-01-01', is_active = false WHERE version BETWEEN 2000 AND 2100;
 INSERT INTO executors (id, name) VALUES ('{EXECUTOR}', 'executor');
 INSERT INTO runs (
     id, graph_id, graph_version, status, inputs, attempt, executor, created_at, ended_at, parent_run_id, depth,
@@ -107,6 +113,16 @@ ENTRIES = [
     Entry(run(1), 1, [Event(3, "node.output", "{}", large=[("new", b"1")])]),
     Entry(run(2), 1, [Event(3, "run.completed", "{}")], "COMPLETED"),
 ]
+VERSION = (datetime(2025, 1, 1, 6, tzinfo=UTC), CHANGED)
+
+
+async def next_version(pool: Pool) -> None:
+    await graphs.lock(pool, CHANGED)
+    version = await graphs.newest_version(pool, CHANGED) or 0
+    await graphs.deactivate(pool, [CHANGED])
+    await graphs.activate(pool, await graphs.insert(pool, CHANGED, version + 1, "new", {"nodes": []}))
+
+
 NEW = Event(1, "run.queued", "{}")
 ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "queue a run": lambda pool: runs.insert(pool, new_id(), COMMON, 1, {}),
@@ -126,13 +142,25 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "is anything below": lambda pool: runs.has_open_children(pool, run(1000)),
     "ask for a review": lambda pool: reviews.lock_run(pool, USER, run(31)),
     "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
+    "delete what is deleted": lambda pool: retention.delete_graphs(pool),
+    "the graph that a run calls": lambda pool: graphs.name_for(pool, run(1000), COMMON, 1),
     "delete what is old": lambda pool: retention.delete_old(pool, 1000),
     "what is beyond the newest": lambda pool: pool.fetch(retention.BEYOND, COMMON, 100),
 }
 REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "graph": lambda pool: graphs.get(pool, COMMON),
     "graphs": lambda pool: graphs.page(pool, USER, limit=21),
+    "graphs of a name": lambda pool: graphs.page(pool, USER, limit=21, name="RARE n"),
+    "number of graphs of a name": lambda pool: graphs.count(pool, USER, "RARE n"),
+    "search": lambda pool: graphs.search(pool, USER, ["name", "rar"], 200),
     "number of graphs": lambda pool: graphs.count(pool, USER),
+    "graph of a user": lambda pool: graphs.get_kept(pool, USER, CHANGED),
+    "versions": lambda pool: graphs.versions(pool, CHANGED, limit=21),
+    "versions from a place on": lambda pool: graphs.versions(pool, CHANGED, limit=21, before=VERSION),
+    "number of versions": lambda pool: graphs.count_versions(pool, CHANGED),
+    "next version": lambda pool: next_version(pool),
+    "newest versions of those below": lambda pool: graphs.newest_included(pool, COMMON, [CHANGED]),
+    "delete a graph": lambda pool: graphs.delete(pool, RARE),
     "run": lambda pool: runs.get(pool, run(1000)),
     "its events": lambda pool: events.read_all(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
@@ -150,7 +178,10 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("calls", [ENGINE, REQUESTS], ids=["engine", "requests"])
-async def test_each_reads_what_it_is_about(pool: Pool, calls: dict[str, Callable[[Pool], Awaitable[object]]]):
+async def test_each_reads_what_it_is_about(
+    pool: Pool, calls: dict[str, Callable[[Pool], Awaitable[object]]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lists, "COUNTED", 100)
     looked = {name: await read(pool, call(pool)) for name, call in calls.items()}
     assert {name: rows for name, rows in looked.items() if rows >= READ} == {}
 

@@ -9,10 +9,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from backend.settings import Settings
-from backend.store import control, events, graphs, large_values, runs
+from backend.store import control, events, graph_settings, graphs, large_values, runs
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
-from backend.store.retention import AT_ONCE, delete_old, delete_surplus
+from backend.store.retention import AT_ONCE, delete_graphs, delete_old, delete_run, delete_surplus
 
 
 @pytest.fixture
@@ -110,3 +110,22 @@ async def test_a_run_that_outlived_the_one_above_it_goes_by_its_own_age(pool: Po
     graph = await add_graph(pool)
     await put_below(pool, uuid4(), await ended(pool, graph, days_ago=9))
     assert await delete_old(pool, 5) == 1
+
+
+async def test_a_deleted_graph_goes_with_all_that_is_its_own_once_the_last_run_of_them_has_gone(pool: Pool):
+    below = {"id": str(uuid4()), "version": 2, "name": "below", "description": "", "nodes": []}
+    graph, kept, new = [
+        (await graphs.insert(pool, uuid4(), 1, "graph", {"sub_graphs": list(found)})).id for found in ([below], [], [])
+    ]
+    await graph_settings.limit_runs(pool, graph, 1)
+    run = await runs.insert(pool, new_id(), UUID(below["id"]), 2, {})
+    await control.request_stop(pool, run.id)
+    for each in (graph, new):
+        await graphs.delete(pool, each)
+    await pool.execute("UPDATE graphs SET deleted_at = now() - interval '2 days' WHERE id <> $1", new)
+    await pool.execute("UPDATE graphs SET deleted_at = NULL WHERE id = $1", kept)
+    assert await delete_graphs(pool) == 0
+    assert await delete_run(pool, run.id)
+    assert await delete_graphs(pool) == 1
+    assert {row["id"] for row in await pool.fetch("SELECT id FROM graphs")} == {kept, new}
+    assert await pool.fetchval("SELECT count(*) FROM graph_settings") == 0
