@@ -269,7 +269,13 @@ async def delete(credential_id: UUID, use: Use, caller: Deleter) -> None:
 
 
 @router.get(
-    "/graphs/{graph_id}/credentials",
+    "/library/agents/{graph_id:uuid}/credentials",
+    operation_id="list_agent_credentials",
+    summary="List which of your credentials fit an agent",
+    responses=documented(UnknownGraph),
+)
+@router.get(
+    "/graphs/{graph_id:uuid}/credentials",
     operation_id="list_graph_credentials",
     summary="List which of your credentials fit a graph",
     responses=documented(UnknownGraph),

@@ -7,16 +7,20 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator
+from traceback import format_exception
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import orjson
+import structlog
 
 from backend.blocks.json_values import as_text, is_dict, is_list
 
 REDACTED = "‹redacted›"
 # Characters of a secret: what is shorter is in every other text.
 SHORTEST = 4
+
+log = structlog.get_logger()
 
 
 class Redaction:
@@ -58,6 +62,14 @@ class Redaction:
 
 
 NO_SECRETS = Redaction()
+
+
+def log_raised(error: BaseException, redaction: Redaction, **facts: str) -> None:
+    """Log what a block raised that is no BlockError."""
+    if redaction:
+        log.warning("block raised", **facts, traceback=redaction.text("".join(format_exception(error))))
+    else:
+        log.warning("block raised", **facts, exc_info=error)
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -11,12 +11,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from traceback import format_exception
 from typing import Any
 from uuid import UUID
 
 import orjson
-import structlog
 
 from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
@@ -28,7 +26,7 @@ from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
 from backend.execution.outside import RETRY, Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
-from backend.execution.redaction import NO_SECRETS, Redaction
+from backend.execution.redaction import NO_SECRETS, Redaction, log_raised
 from backend.graphs.pins import PinError, merge
 from backend.settings import Settings
 from backend.store.clock import CLOCK
@@ -51,8 +49,6 @@ PARK_AFTER = 5.0
 STOP_WITHIN = 1.5
 
 NOTHING = Counter[str]()
-
-log = structlog.get_logger()
 
 
 class ValueRefused(Exception):
@@ -365,11 +361,7 @@ class Run:
             return redaction.text(str(raised))
         if late:
             return late
-        facts = {"run": str(self.id), "node": node.id, "block": node.block.name}
-        if redaction:
-            log.warning("block raised", **facts, traceback=redaction.text("".join(format_exception(raised))))
-        else:
-            log.warning("block raised", **facts, exc_info=raised)
+        log_raised(raised, redaction, run=str(self.id), node=node.id, block=node.block.name)
         return redaction.text(f"{type(raised).__name__}: {raised}")
 
     def _end_node(self, inputs: NodeInputs, error: str | None) -> None:

@@ -52,6 +52,7 @@ async def serving(
     finally:
         stopping.set()
         await server
+        await close_resources()
 
 
 @asynccontextmanager

@@ -165,6 +165,8 @@ async def test_a_run_sends_the_headers_only_to_the_host_of_the_credential(api, e
         echo,
         [credential["id"]],
     )
+    async with api.get(f"/api/v2/library/agents/{graph['id']}/credentials") as answer:
+        assert (await answer.json())["slots"] == [slot]
     status, run = await start(api, graph, credentials_inputs={SLOT: reference(credential) | {"api_key": SECRET}})
     assert (status, run["status"]) == (200, "COMPLETED")
     assert run["credentials_inputs"] == {SLOT: reference(credential)}
@@ -338,6 +340,25 @@ async def test_a_secret_is_nowhere_to_be_found(api, executor, echo, database, we
     within = [base64.b64encode(before + SECRET.encode()).decode()[4:16] for before in (b"", b"1", b"12")]
     for form in (*within, quote(SECRET), quote_plus(SECRET), "s3cr3t", "planted"):
         assert form not in everything
+
+
+async def test_a_block_executed_directly_is_given_a_credential_and_tells_nothing_of_it(api, echo, capfd, monkeypatch):
+    blocks = {**registry.blocks(), LeakyBlock.id: LeakyBlock()}
+    monkeypatch.setattr(registry, "blocks", lambda: blocks)
+    credential, key = await create(api, **host_scoped(echo)), await create(api, type="api_key", api_key=SECRET)
+    said: list[str] = []
+    for block, given, pins in (
+        (AUTHENTICATED, credential, {"url": f"http://{echo}/", "method": "GET"}),
+        (LeakyBlock.id, key, {"how": "raise"}),
+        (LeakyBlock.id, key, {"how": "fail"}),
+    ):
+        pins["credentials"] = reference(given)
+        async with api.post(f"/api/v2/blocks/{block}/execute", json=pins) as answer:
+            said.append(await answer.text())
+            assert "‹redacted›" in said[-1]
+    said += capfd.readouterr()
+    assert "ValueError: refused: ‹redacted›" in said[1]
+    assert "s3cr3t" not in "".join(said)
 
 
 async def tables(database: Pool) -> list[str]:
