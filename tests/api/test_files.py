@@ -25,7 +25,7 @@ LARGE = os.urandom(2 * files.CHUNK + 1000)
 
 @pytest.fixture
 def settings(settings):
-    return settings.model_copy(update={"upload_file_size_limit_mb": 1})
+    return settings.model_copy(update={"upload_file_size_limit_mb": 1, "trusted_hosts": ("127.0.0.1",)})
 
 
 def form(content: bytes, name: str = "a.txt", kind: str = "text/plain") -> FormData:
@@ -211,8 +211,13 @@ async def test_blocks_take_files_as_our_uris_as_data_and_from_the_net(api, execu
         assert (await run(api, block, hello, True))["outputs"] == {"File": [hello]}
         (uri,) = (await run(api, block, hello, False))["outputs"]["File"]
         assert await content_of(api, uri.removeprefix(files.SCHEME)) == b"Hello"
-    told = await run(api, FILE_STORE, f"http://{rest_address}/", False)
-    assert "private address" in told["failure"]["error"]
+    (uri,) = (await run(api, FILE_STORE, f"http://{rest_address}/livez", False))["outputs"]["File"]
+    assert await content_of(api, uri.removeprefix(files.SCHEME)) == b'{"status":"ok"}'
+    for refused, error in (
+        (f"http://{rest_address}/nothing", "does not give the file: it answers with status 404"),
+        (f"http://{rest_address.replace('127.0.0.1', '127.0.0.2')}/livez", "private address"),
+    ):
+        assert error in (await run(api, FILE_STORE, refused, False))["failure"]["error"]
 
 
 async def test_the_files_of_others_are_not_there(api, executor, database):
