@@ -56,9 +56,9 @@ class GraphIdMismatch(BadRequest):
 
 
 class InvalidLastEventId(BadRequest):
-    """The id of an event is its number: a whole number, 0 or more."""
+    """In the stream of a run the id of an event is its number, 0 or more; in others it can only be taken from there."""
 
-    code, title = "invalid_last_event_id", "The last event id is not a number"
+    code, title = "invalid_last_event_id", "The last event id is none of this stream"
 
 
 class WrongHost(BadRequest):
@@ -125,6 +125,12 @@ class UnknownRun(NotFound):
     """No run has this id; a run that ended long ago may have been deleted."""
 
     code, title = "unknown_run", "There is no such run"
+
+
+class UnknownShare(NotFound):
+    """The run is not shared by this token, or not any more."""
+
+    code, title = "unknown_share", "Nothing is shared here"
 
 
 class UnknownApiKey(NotFound):
@@ -299,6 +305,12 @@ class UnknownNode(Unprocessable):
     """The graph has no node with this id."""
 
     code, title = "unknown_node", "The graph has no such node"
+
+
+class IdempotencyKeyReused(Unprocessable):
+    """An `Idempotency-Key` stands for one request: another request needs another key."""
+
+    code, title = "idempotency_key_reused", "The key was used for another request"
 
 
 class NotEditable(Unprocessable):

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -42,13 +42,12 @@ def _in_future(time: datetime) -> datetime:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$", examples=["CI"])]
-Permissions = Annotated[
-    list[Permission], Field(min_length=1, max_length=100, examples=[["READ_GRAPH", "RUN_AGENT", "READ_RUN"]])
-]
-Future = Annotated[AwareDatetime, AfterValidator(_in_future)]
+Given = Annotated[Permission, Field(strict=False)]
+Permissions = Annotated[list[Given], Field(min_length=1, max_length=100, examples=[["READ_GRAPH", "RUN_AGENT"]])]
+Future = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_future)]
 
 
-class NewApiKey(BaseModel):
+class NewApiKey(Body):
     """What a key is for and what may be done with it."""
 
     name: Name
@@ -62,7 +61,7 @@ class NewApiKey(BaseModel):
     )
 
 
-class ApiKeyChange(BaseModel):
+class ApiKeyChange(Body):
     """What is left out stays as it is."""
 
     name: Name | None = None
@@ -70,7 +69,7 @@ class ApiKeyChange(BaseModel):
     expires_at: Future | None = None
 
 
-class Rotation(BaseModel):
+class Rotation(Body):
     """How long the old key goes on beside the new one."""
 
     grace_seconds: int = Field(default=0, ge=0, le=MAX_GRACE)

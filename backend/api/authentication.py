@@ -174,9 +174,9 @@ class Authenticated:
         if scope["type"] == "http" and PUBLIC.fullmatch(scope["path"]):
             return ANYBODY, None
         secret = _secret(scope)
+        if self._open and not (secret or "").startswith(KEY_PREFIX):
+            return ANYBODY, None  # whatever else it is, it is meant for another server
         if secret is None:
-            if self._open:
-                return ANYBODY, None
             raise MissingApiKey("Send an API key, as `X-API-Key: agpt_…` or `Authorization: Bearer agpt_…`.")
         client = cast("tuple[str, int] | None", scope.get("client"))
         key = await self._keys.find(secret, client[0] if client else "")

@@ -9,11 +9,24 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict
 
 from backend.errors import MalformedJson, TooLarge, Unprocessable, UnsupportedMediaType
 from backend.graphs.exchange import MAX_FILE_BYTES
 from backend.graphs.faults import GraphFileError
 from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
+
+
+class Body(BaseModel):
+    """What a client sends as JSON: nothing in it is taken for what it is not (`true` or "3" for a number), and nothing
+    is passed over."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+def example(**fields: Any) -> ConfigDict:
+    """The `model_config` of a body that shows an example of the whole."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 async def read_json_bytes(request: Request) -> bytes:

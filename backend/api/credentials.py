@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Body, Query, Response
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
@@ -68,6 +68,8 @@ Expiry = Annotated[datetime, AfterValidator(_utc), AfterValidator(_in_future)]
 
 
 class _NewCredential(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
     provider: Provider = Field(description="what it is for; `http` for web requests", examples=["http"])
     title: Title | None = Field(default=None, examples=["Our weather service"])
 

@@ -6,9 +6,9 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute
 from backend.api.conditions import IfMatch, IfNoneMatch, is_known
 from backend.api.graphs import NOT_MODIFIED, Reader, Writer, described, existing_graph, locked
 from backend.api.problem import documented
@@ -19,7 +19,7 @@ from backend.store import graph_settings
 router = APIRouter(prefix="/api/v2/graphs/{graph_id:uuid}/settings", tags=["graphs"], route_class=JsonRoute)
 
 
-class GraphSettings(BaseModel):
+class GraphSettings(Body):
     """How the runs of a graph are treated."""
 
     max_concurrent_runs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(

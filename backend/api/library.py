@@ -162,6 +162,7 @@ router.add_api_route(
     _start.endpoint,
     methods=["POST"],
     status_code=_start.status_code,
+    response_model=_start.response_model,
     operation_id="start_library_agent_run",
     summary="Start a run of an agent",
     responses=_start.responses,

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from backend.execution.history import History, NodeRun, fold
-from backend.store import events, runs
-from backend.store.connection import Queryable
+from backend.execution.history import History, NodeRun
+from backend.store import changes, events, runs
+from backend.store.changes import STATUS_AFTER, Change, Position
+from backend.store.connection import Pool, Queryable
 from backend.store.events import Event
 from backend.store.feed import Feed, newest
 from backend.store.identifiers import node_run_id
 from backend.store.runs import StoredRun
 
-# Runs of a graph that are watched at once, and seconds between two looks at them.
+# Runs of a graph that are shown first, the newest of those that have not ended.
 WATCHED_RUNS = 100
-LOOK_AT_MOST_EVERY = 0.05
-LOOK_AT_LEAST_EVERY = 5.0
-
-STATUS_AFTER = {
-    "run.queued": "QUEUED",
-    "run.started": "RUNNING",
-    "run.resumed": "RUNNING",
-    "run.rescued": "QUEUED",
-    "run.completed": "COMPLETED",
-    "run.failed": "FAILED",
-    "run.terminated": "TERMINATED",
-}
+OPEN = ("QUEUED", "RUNNING", "REVIEW")
 
 Message = dict[str, Any]
 
@@ -85,7 +74,7 @@ class LiveRun:
         return {"method": "node_execution_event", "data": data, "event_id": number}
 
 
-def run_message(run: StoredRun, history: History, number: int | None) -> Message:
+def run_message(run: StoredRun, history: History, number: int | str | None) -> Message:
     data = {
         "event_type": "graph_execution_update",
         "id": run.id,
@@ -118,28 +107,34 @@ async def follow_run(database: Queryable, feed: Feed, run: StoredRun, after: int
                     yield message
 
 
-async def follow_graph(database: Queryable, feed: Feed, user_id: UUID, graph_id: UUID) -> AsyncGenerator[Message]:
-    """A message for every run of the graph that has not ended, then one whenever a run begins, moves on or ends."""
-    known: dict[UUID, str] = {run.id: run.status for run in await _watched(database, user_id, graph_id) if run.ended_at}
-    while True:
-        stirred = feed.stirred
-        newer = await _watched(database, user_id, graph_id)
-        older = [await runs.get(database, id) for id in _open(known) - {run.id for run in newer}]
-        for run in [*filter(None, older), *reversed(newer)]:
-            if known.get(run.id) != run.status:
-                known[run.id] = run.status
-                history = fold(await events.read_all(database, run.id)) if run.ended_at else History()
-                yield run_message(run, history, None)
-        known = {id: known[id] for id in {run.id for run in newer} | _open(known)}
-        await asyncio.sleep(LOOK_AT_MOST_EVERY)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_AT_LEAST_EVERY):
-                await stirred.wait()
+async def follow_graph(
+    database: Pool, feed: Feed, user_id: UUID, graph_id: UUID, after: Position | None
+) -> AsyncGenerator[Message]:
+    """A message whenever a run of the graph begins, moves on or ends after this place; without one, first those that
+    have not ended. The place after a message is its `event_id`."""
+    if after is None:
+        async with database.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            after = await changes.here(connection)
+            found = await runs.page(connection, user_id, limit=WATCHED_RUNS, graph_id=graph_id, statuses=OPEN)
+        for run in found[::-1]:
+            yield run_message(run, History(), str(after) if run is found[0] else None)
+    async with aclosing(feed.watch.follow(after, user_id, graph_id)) as batches:
+        async for _, batch in batches:
+            ids = [change.run_id for change in batch]
+            rows = await runs.get_many(database, ids)
+            outputs = await events.outputs_of(database, [each.run_id for each in batch if each.type in events.ENDS])
+            for change in batch:
+                if run := rows.get(change.run_id):
+                    yield _change_message(run, change, outputs.get(run.id, {}))
 
 
-async def _watched(database: Queryable, user_id: UUID, graph_id: UUID) -> list[StoredRun]:
-    return await runs.page(database, user_id, limit=WATCHED_RUNS, graph_id=graph_id)
-
-
-def _open(known: dict[UUID, str]) -> set[UUID]:
-    return {id for id, status in known.items() if status in ("QUEUED", "RUNNING", "REVIEW")}
+def _change_message(run: StoredRun, change: Change, outputs: dict[str, list[Any]]) -> Message:
+    ended = change.type in events.ENDS
+    then = replace(
+        run,
+        status=change.status,
+        started_at=None if change.type == "run.queued" else run.started_at,
+        ended_at=run.ended_at if ended else None,
+        error=run.error if ended else None,
+    )
+    return run_message(then, History(outputs=outputs if ended else {}), str(change.position))

@@ -8,18 +8,20 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.api.access import Caller
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute
 from backend.api.graphs import existing_graph
+from backend.api.once import IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, Starter, check_values, existing_run, read_detail, runnable
+from backend.api.runs import RunDetail, Starter, answer_begun, check_values, existing_run, runnable
 from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
     GraphNotRunnable,
+    IdempotencyKeyReused,
     InvalidInputs,
     NothingFailed,
     RunNotEnded,
@@ -35,6 +37,7 @@ from backend.graphs.graph import Graph
 from backend.graphs.schemas import named_nodes
 from backend.graphs.topology import topology
 from backend.store import events, runs
+from backend.store.connection import Queryable
 from backend.store.events import Event
 from backend.store.identifiers import new_id
 from backend.store.runs import StoredRun
@@ -42,7 +45,7 @@ from backend.store.runs import StoredRun
 router = APIRouter(prefix="/api/v2/runs", tags=["runs"], route_class=JsonRoute)
 
 
-class Rerun(BaseModel):
+class Rerun(Body):
     """From where to run again."""
 
     from_nodes: list[str] = Field(
@@ -52,7 +55,7 @@ class Rerun(BaseModel):
     )
 
 
-class Fork(BaseModel):
+class Fork(Body):
     """What is different this time."""
 
     inputs: dict[str, Any] = Field(
@@ -60,7 +63,7 @@ class Fork(BaseModel):
     )
 
 
-RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable) | {
+RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable, IdempotencyKeyReused) | {
     202: {"links": links("run_id", "get_run", "stop_run"), "description": "the new run is queued"}
 }
 
@@ -72,8 +75,18 @@ RESPONSES = documented(UnknownRun, RunNotEnded, GraphNotRunnable) | {
     summary="Run again, wholly or from some nodes on",
     responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, UnknownNode),
 )
-async def rerun_(run_id: UUID, use: Use, caller: Starter, response: Response, body: Rerun | None = None) -> RunDetail:
+async def rerun_(
+    run_id: UUID,
+    use: Use,
+    caller: Starter,
+    response: Response,
+    body: Rerun | None = None,
+    idempotency_key: IdempotencyKey = None,
+) -> RunDetail:
     """What does not follow from the nodes keeps its outputs and is not executed again: its executions are `kept`."""
+    once = Once(use.database, caller, idempotency_key, "rerun", run_id, body or Rerun())
+    if earlier := await once.earlier():
+        return await answer_begun(use, caller, response, earlier)
     run, graph = await _ended(use, caller, run_id)
     wanted = body.from_nodes if body else []
     known = {node.id for node in graph.nodes}
@@ -81,7 +94,8 @@ async def rerun_(run_id: UUID, use: Use, caller: Starter, response: Response, bo
         where = f"GET /api/v2/graphs/{run.graph_id}?version={run.graph_version} lists them"
         raise UnknownNode(f"The agent has no node {printable(unknown[0][:80])}: {where}.")
     history = await _kept(use, run, graph, wanted) if wanted else []
-    return await _queue(use, caller, response, run, run.inputs, history)
+    begun = await _begin(once, caller, run, run.inputs, history)
+    return await answer_begun(use, caller, response, begun)
 
 
 @router.post(
@@ -91,14 +105,25 @@ async def rerun_(run_id: UUID, use: Use, caller: Starter, response: Response, bo
     summary="Run again with other inputs",
     responses=RESPONSES | documented(TooLarge, UnsupportedMediaType, InvalidInputs),
 )
-async def fork(run_id: UUID, use: Use, caller: Starter, response: Response, body: Fork) -> RunDetail:
+async def fork(
+    run_id: UUID,
+    use: Use,
+    caller: Starter,
+    response: Response,
+    body: Fork,
+    idempotency_key: IdempotencyKey = None,
+) -> RunDetail:
     """What does not follow from an input that is different keeps its outputs and is not executed again."""
+    once = Once(use.database, caller, idempotency_key, "fork", run_id, body)
+    if earlier := await once.earlier():
+        return await answer_begun(use, caller, response, earlier)
     run, graph = await _ended(use, caller, run_id)
     inputs = run.inputs | body.inputs
     check_values(graph, inputs, {})
     named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
     changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
-    return await _queue(use, caller, response, run, inputs, await _kept(use, run, graph, changed))
+    begun = await _begin(once, caller, run, inputs, await _kept(use, run, graph, changed))
+    return await answer_begun(use, caller, response, begun)
 
 
 def _differs(name: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -117,16 +142,22 @@ def _as_json(value: Any) -> bytes:
     summary="Try again what failed",
     responses=RESPONSES | documented(NothingFailed),
 )
-async def retry(run_id: UUID, use: Use, caller: Starter, response: Response) -> RunDetail:
+async def retry(
+    run_id: UUID, use: Use, caller: Starter, response: Response, idempotency_key: IdempotencyKey = None
+) -> RunDetail:
     """Only the node executions that failed, or were cut off when the run was stopped, are tried again, and what never
     ran may run; what has completed is not executed again, and what a failed one had put out before stands."""
+    once = Once(use.database, caller, idempotency_key, "retry", run_id)
+    if earlier := await once.earlier():
+        return await answer_begun(use, caller, response, earlier)
     run, graph = await _ended(use, caller, run_id)
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
     found, masked = topology(graph, registry.catalogue()), run.masks
     done = await events.read_all(use.database, run_id)
     history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
-    return await _queue(use, caller, response, run, run.inputs, history)
+    begun = await _begin(once, caller, run, run.inputs, history)
+    return await answer_begun(use, caller, response, begun)
 
 
 async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun, Graph]:
@@ -144,14 +175,15 @@ async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str
     return rerun.kept(found, run.masks, done, again=rerun.downstream(found, again))
 
 
-async def _queue(
-    use: Services, caller: Caller, response: Response, of: StoredRun, inputs: dict[str, Any], history: Sequence[Event]
-) -> RunDetail:
-    run = new_id()
-    async with use.database.acquire() as connection, connection.transaction():
-        await runs.insert(
+async def _begin(
+    once: Once, caller: Caller, of: StoredRun, inputs: dict[str, Any], history: Sequence[Event]
+) -> StoredRun | UUID:
+    id = new_id()
+
+    async def insert(connection: Queryable) -> StoredRun:
+        run = await runs.insert(
             connection,
-            run,
+            id,
             of.graph_id,
             of.graph_version,
             inputs,
@@ -162,9 +194,11 @@ async def _queue(
             credentials=of.credentials,
             concurrency_key=of.concurrency_key,
             concurrency_limit=of.concurrency_limit,
+            labels=of.labels,
         )
-        await events.add(connection, run, history)
+        await events.add(connection, id, history)
         # Had it been deleted while it was read, what is kept would lack something.
         await existing_run(connection, caller, of.id)
-    response.headers["Location"] = f"{router.prefix}/{run}"
-    return await read_detail(use.database, caller, run)
+        return run
+
+    return await once.begin(id, insert)

@@ -24,6 +24,7 @@ from backend.api import (
     reviews,
     runs,
     search,
+    sharing,
     streams,
     webhooks,
 )
@@ -125,6 +126,7 @@ def build_app(services: Services) -> FastAPI:
         search,
         runs,
         reruns,
+        sharing,
         streams,
         webhooks,
         blocks,

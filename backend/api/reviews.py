@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
@@ -54,10 +54,10 @@ class Review(BaseModel):
     reviewed_at: datetime | None
 
 
-class ReviewDecision(BaseModel):
+class ReviewDecision(Body):
     """One decision. `reviewed_data`, if it is there, takes the place of the payload."""
 
-    node_exec_id: UUID
+    node_exec_id: UUID = Field(strict=False)
     approved: bool
     reviewed_data: Any = Field(default=None, examples=[{"subject": "Hello"}])
     message: str | None = Field(default=None, max_length=2000)
@@ -67,7 +67,7 @@ class ReviewDecision(BaseModel):
         return "reviewed_data" in self.model_fields_set
 
 
-class Decisions(BaseModel):
+class Decisions(Body):
     """Decisions on reviews of one run: any number of those that wait."""
 
     reviews: Annotated[list[ReviewDecision], Field(min_length=1, max_length=1000)]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, BeforeValidator, Field
 
 from backend.api.access import Caller, Permission, needs
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute
 from backend.api.graphs import Version, existing_graph
+from backend.api.once import REPLAYED, IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.services import Use
+from backend.api.run_webhooks import RunWebhook
+from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
     GraphNotRunnable,
+    IdempotencyKeyReused,
     InvalidCursor,
     InvalidInputs,
     RunNotEnded,
@@ -31,8 +34,10 @@ from backend.errors import (
 from backend.execution.credentials import choose
 from backend.execution.history import History, NodeRun, fold
 from backend.execution.runnable import check, missing_calls
+from backend.graphs.catalogue import BlockKind
 from backend.graphs.credentials import without_secrets
 from backend.graphs.graph import Graph
+from backend.graphs.schemas import input_schema
 from backend.graphs.validation import Problem, check_inputs, check_masks
 from backend.store import control, events, runs
 from backend.store.connection import Queryable
@@ -56,6 +61,26 @@ Status = Literal["INCOMPLETE", "QUEUED", "RUNNING", "COMPLETED", "TERMINATED", "
 
 Priority = Annotated[int, Field(ge=-100, le=100, description="of queued runs those of a higher one begin first")]
 
+LabelKey = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^:\x00]+$")]
+Labels = Annotated[
+    dict[LabelKey, Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]],
+    Field(max_length=20, description="by which the run is found again", examples=[{"customer": "42"}]),
+]
+Label = Annotated[str, Field(max_length=265, pattern=r"^[^:\x00]+:[^\x00]*$")]
+
+
+def _in_utc(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it is out of range") from None
+    except ValueError:
+        raise ValueError("it has to be a time as in ISO 8601, such as 2026-01-31T12:00:00Z") from None
+
+
+Time = Annotated[datetime, BeforeValidator(_in_utc)]
+
 
 class CredentialReference(BaseModel):
     """Which credential to use. What else is given is not kept."""
@@ -66,15 +91,15 @@ class CredentialReference(BaseModel):
     title: str | None = None
 
 
-class StartRun(BaseModel):
+class StartRun(Body):
     """What a run begins with: a value for each input of the graph that has none of its own."""
 
     inputs: dict[str, Any] = Field(default={}, examples=[{"Input": 5}])
     nodes_input_masks: dict[str, dict[str, Any]] | None = Field(
         default=None, description="values for pins of nodes, by the id of the node, in place of whatever comes to them"
     )
-    credentials_inputs: dict[str, CredentialReference] = Field(
-        default={}, description="one of your credentials for each slot of the graph's `credentials_input_schema`"
+    credentials_inputs: dict[str, CredentialReference] | None = Field(
+        default=None, description="one of your credentials for each slot of the graph's `credentials_input_schema`"
     )
     priority: Priority = 0
     concurrency_key: str | None = Field(
@@ -85,6 +110,11 @@ class StartRun(BaseModel):
         description="of all runs with this key no more than `concurrency_limit` are at work at a time; others wait",
     )
     concurrency_limit: int = Field(default=1, ge=1, le=10_000, description="only with a `concurrency_key`")
+    labels: Labels = Field(default={})
+    webhook: RunWebhook | None = Field(default=None, description="is told of this run; needs WRITE_WEBHOOK, too")
+    dry_run: bool = Field(default=False, description="only check, and say what would run: no block does")
+    source: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
+    preset_id: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
 
     @property
     def masks(self) -> dict[str, dict[str, Any]]:
@@ -98,6 +128,7 @@ class StartRun(BaseModel):
             "input_masks": self.masks or None,
             "concurrency_key": self.concurrency_key,
             "concurrency_limit": self.concurrency_limit if self.concurrency_key else None,
+            "labels": self.labels or None,
         }
 
 
@@ -121,6 +152,14 @@ class RunSummary(BaseModel):
     priority: int
     paused: bool = Field(description="it is to rest; it does once the nodes at work have finished")
     concurrency_key: str | None
+    labels: dict[str, str]
+    is_shared: bool
+    share_token: str | None = Field(description="whoever has it sees the outputs")
+    cost_cents: int = Field(default=0, description="always 0: nothing is charged for")
+    preset_id: None = Field(default=None, description="always null, as the rest: for clients of AutoGPT")
+    correctness_score: None = None
+    organization_id: None = None
+    team_id: None = None
     credentials_inputs: dict[str, CredentialReference] = Field(description="the credentials that it uses, by slot")
 
 
@@ -188,14 +227,61 @@ class RunDetail(RunSummary):
     waiting: list[Waiting] = Field(description="what was left waiting for more when the run ended by itself")
 
 
+class Filters:
+    """Which runs are listed: those that meet all that is given."""
+
+    def __init__(
+        self,
+        status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
+        statuses: Annotated[list[Status] | None, Query(description="another name of `status`")] = None,
+        parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
+        rerun_of: Annotated[UUID | None, Query(description="only runs that run this one again")] = None,
+        label: Annotated[
+            list[Label] | None,
+            Query(max_length=20, description="only runs with this label, `key:value`; may be repeated: with all"),
+        ] = None,
+        started_after: Annotated[Time | None, Query(description="only runs that were started then or later")] = None,
+        started_before: Annotated[Time | None, Query(description="only runs that were started before")] = None,
+    ) -> None:
+        self.wanted: runs.Wanted = {
+            "statuses": [*(status or ()), *(statuses or ())] or None,
+            "parent_run_id": parent_run_id,
+            "rerun_of": rerun_of,
+            "labels": list(dict.fromkeys(label or ())),
+            "started_after": started_after,
+            "started_before": started_before,
+        }
+
+
+class NodeToRun(BaseModel):
+    """A node that is not disabled, and no note."""
+
+    node_id: str
+    block_id: str
+    block_name: str
+
+
+class DryRun(BaseModel):
+    """What a start would run: it has been checked, and nothing is stored."""
+
+    dry_run: Literal[True] = True
+    graph_id: UUID
+    graph_version: int
+    inputs: dict[str, Any] = Field(description="with the values that inputs have of their own")
+    nodes: list[NodeToRun]
+
+
 @router.post(
     "/graphs/{graph_id}/runs",
     status_code=202,
+    response_model=RunDetail,
     operation_id="start_run",
     summary="Start a run of a graph",
-    responses=documented(UnknownGraph, TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidInputs)
+    responses=documented(
+        UnknownGraph, TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidInputs, IdempotencyKeyReused
+    )
     | {
-        200: {"model": RunDetail, "description": "the run has ended within the time to wait"},
+        200: {"model": RunDetail | DryRun, "description": "the run has ended within the time to wait; or a dry run"},
         202: {"links": links("run_id", "get_run", "stop_run"), "description": "the run is queued, or under way"},
     },
 )
@@ -207,23 +293,66 @@ async def start(
     body: StartRun | None = None,
     version: Version = None,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="seconds to wait for the end of the run")] = 0,
-) -> RunDetail:
+    idempotency_key: IdempotencyKey = None,
+) -> RunDetail | Response:
     """The run goes on whatever becomes of this request. With `wait`, the answer comes when it has ended (200), or shows
-    it as it is when the time is over (202)."""
+    it as it is when the time is over (202). With `dry_run` all is checked, and nothing is stored (200)."""
     body = body or StartRun()
+    once = Once(use.database, caller, idempotency_key, "start", graph_id, version, body)
+    if earlier := await once.earlier():
+        return await answer_begun(use, caller, response, earlier, wait)
     stored = await existing_graph(use.database, caller, graph_id, version)
     graph = await runnable(use.database, stored)
     check_values(graph, body.inputs, body.masks)
-    options = body.options(caller.user_id)
-    options["credentials"] = await chosen_credentials(use.database, caller, graph, body)
-    run = await runs.insert(use.database, new_id(), stored.id, stored.version, body.inputs, **options)
-    response.headers["Location"] = f"{router.prefix}/runs/{run.id}"
-    if not wait:
-        return _detail(run, History(), 0)
-    await use.feed.wait_for_end(run.id, wait)
-    detail = await read_detail(use.database, caller, run.id)
-    response.status_code = 200 if detail.ended_at else 202
+    credentials = await chosen_credentials(use.database, caller, graph, body)
+    if body.webhook:
+        body.webhook.check(use, caller)
+    if body.dry_run:
+        return Response(_what_would_run(stored, body).model_dump_json(), media_type="application/json")
+    id, options = new_id(), body.options(caller.user_id)
+    options["credentials"] = credentials
+
+    async def insert(database: Queryable) -> StoredRun:
+        if body.webhook:
+            await body.webhook.insert(database, use, caller.user_id, id)
+        return await runs.insert(database, id, stored.id, stored.version, body.inputs, **options)
+
+    begun = await (once.begin(id, insert) if idempotency_key or body.webhook else insert(use.database))
+    return await answer_begun(use, caller, response, begun, wait)
+
+
+async def answer_begun(
+    use: Services, caller: Caller, response: Response, begun: StoredRun | UUID, wait: float = 0
+) -> RunDetail:
+    """The answer to a request that has begun a run, or, given only an id, would have if it were the first."""
+    run_id = begun if isinstance(begun, UUID) else begun.id
+    response.headers["Location"] = f"{router.prefix}/runs/{run_id}"
+    if isinstance(begun, UUID):
+        response.headers[REPLAYED] = "true"
+    elif not wait and begun.rerun_of is None:
+        return _detail(begun, History(), 0)
+    if wait:
+        await existing_run(use.database, caller, run_id)
+        await use.feed.wait_for_end(run_id, wait)
+    detail = await read_detail(use.database, caller, run_id)
+    response.status_code = 200 if wait and detail.ended_at else 202
     return detail
+
+
+def _what_would_run(stored: StoredGraph, body: StartRun) -> DryRun:
+    graph, catalogue = check(stored).graph, registry.catalogue()
+    known: dict[str, dict[str, Any]] = input_schema(graph, catalogue)["properties"]
+    specs = [(node, catalogue.get(node.block_id)) for node in graph.nodes if not node.settings.disabled]
+    return DryRun(
+        graph_id=stored.id,
+        graph_version=stored.version,
+        inputs={name: each["default"] for name, each in known.items() if "default" in each} | body.inputs,
+        nodes=[
+            NodeToRun(node_id=node.id, block_id=node.block_id, block_name=spec.name)
+            for node, spec in specs
+            if spec and spec.kind is not BlockKind.NOTE
+        ],
+    )
 
 
 async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
@@ -243,7 +372,7 @@ async def chosen_credentials(
     database: Queryable, caller: Caller, graph: Graph, body: StartRun
 ) -> dict[str, dict[str, Any]] | None:
     """What is kept of the credentials with the run, or InvalidInputs."""
-    given = {slot: reference.model_dump(mode="json") for slot, reference in body.credentials_inputs.items()}
+    given = {slot: reference.model_dump(mode="json") for slot, reference in (body.credentials_inputs or {}).items()}
     kept, problems = await choose(database, caller.user_id, graph, given, body.masks)
     if problems:
         errors = [
@@ -268,12 +397,11 @@ async def list_(
     use: Use,
     caller: Reader,
     after: After,
+    filters: Annotated[Filters, Depends()],
     limit: Limit = 20,
     graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
-    status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
-    parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
 ) -> Page[RunSummary]:
-    wanted: runs.Wanted = {"graph_id": graph_id, "statuses": status, "parent_run_id": parent_run_id}
+    wanted: runs.Wanted = {**filters.wanted, "graph_id": graph_id}
     rows = await runs.page(use.database, caller.user_id, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
     counts = await node_run_counts(use.database, [run.id for run in shown])
@@ -284,9 +412,45 @@ async def list_(
     )
 
 
+@router.get(
+    "/graphs/{graph_id}/runs",
+    operation_id="list_graph_runs",
+    summary="List the runs of a graph, newest first",
+    responses=documented(UnknownGraph, InvalidCursor),
+)
+async def list_of_graph(
+    graph_id: UUID,
+    use: Use,
+    caller: Reader,
+    after: After,
+    filters: Annotated[Filters, Depends()],
+    limit: Limit = 20,
+) -> Page[RunSummary]:
+    await existing_graph(use.database, caller, graph_id, None)
+    return await list_(use, caller, after, filters, limit, graph_id)
+
+
 @router.get("/runs/{run_id:uuid}", operation_id="get_run", summary="Show a run", responses=documented(UnknownRun))
 async def show(run_id: UUID, use: Use, caller: Reader) -> RunDetail:
     return await read_detail(use.database, caller, run_id)
+
+
+@router.get(
+    "/runs/{run_id:uuid}/outputs",
+    operation_id="get_run_outputs",
+    summary="Show what a run has put out",
+    responses=documented(UnknownRun),
+)
+async def outputs(
+    run_id: UUID,
+    use: Use,
+    caller: Reader,
+    name: Annotated[list[str] | None, Query(description="only the output of this name; may be repeated")] = None,
+) -> dict[str, list[Any]]:
+    """The values of each output of the graph so far, in the order they came."""
+    await existing_run(use.database, caller, run_id)
+    found = (await events.outputs_of(use.database, [run_id])).get(run_id, {})
+    return found if name is None else {each: found[each] for each in name if each in found}
 
 
 @router.post(
@@ -390,6 +554,7 @@ def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
     duration = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
     fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
     parent = run.parent_run_id and node_run_id(run.parent_run_id, run.parent_node_run or 0)
+    fields |= {"labels": run.labels or {}, "is_shared": run.share_token is not None}
     fields["credentials_inputs"] = run.credentials or {}
     return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count, "parent_node_exec_id": parent}
 

@@ -12,6 +12,7 @@ from backend.api.services import Services
 from backend.process.http import serve_asgi
 from backend.store import api_keys
 from backend.store.address import database_address
+from backend.store.changes import TURN
 from backend.store.events import EVENTS
 from backend.store.feed import Feed
 from backend.store.listener import listen
@@ -30,7 +31,7 @@ async def serve_with_feed(
     def heard(channel: str, payload: str) -> None:
         (services.keys if channel == api_keys.CHANGED else services.feed).heard(channel, payload)
 
-    channels = [EVENTS, QUEUED, api_keys.CHANGED]
+    channels = [EVENTS, QUEUED, TURN, api_keys.CHANGED]
     async with asyncio.TaskGroup() as group:
         helpers = [
             group.create_task(listen(database_address(services.settings), channels, heard)),

@@ -1,4 +1,4 @@
-"""The live events of a run, as Server-Sent Events: /runs/{id}/events."""
+"""What happens, as Server-Sent Events: in a run, /runs/{id}/events; to the runs of a graph, or to all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT
 from starlette.types import Send
 
+from backend.api.access import Caller
+from backend.api.graphs import existing_graph
 from backend.api.problem import documented
 from backend.api.runs import Reader, existing_run
-from backend.api.services import Use
-from backend.errors import InvalidLastEventId, UnknownRun
+from backend.api.services import Services, Use
+from backend.errors import InvalidLastEventId, UnknownGraph, UnknownRun
+from backend.store import changes
+from backend.store.changes import Change, InvalidPosition, Position
+from backend.store.connection import Queryable
 from backend.store.events import Event
 from backend.store.feed import Feed
+from backend.store.watch import Watch
 
 # Seconds of silence after which a comment tells proxies and clients that the stream still lives.
 HEARTBEAT_EVERY = 10.0
@@ -111,3 +117,93 @@ async def _chunks(feed: Feed, run_id: UUID, after: int) -> AsyncGenerator[bytes]
     async with aclosing(feed.follow(run_id, after, idle=HEARTBEAT_EVERY)) as batches:
         async for batch in batches:
             yield b"".join([item.rendered for item in batch]) if batch else KEEPALIVE_COMMENT
+
+
+def change_chunk(change: Change) -> bytes:
+    """A change of a run on the wire."""
+    data = orjson.dumps(
+        {
+            "number": change.number,
+            "type": change.type,
+            "run_id": str(change.run_id),
+            "graph_id": str(change.graph_id),
+            "graph_version": change.graph_version,
+            "status": change.status,
+            "created_at": change.created_at,
+            "data": change.data,
+        }
+    )
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (str(change.position).encode(), change.type.encode(), data)
+
+
+CHANGE_ITEM: dict[str, Any] = {
+    **ITEM,
+    "required": ["id"],
+    "properties": {**ITEM["properties"], "id": {"type": "string", "description": "the place in the stream"}},
+}
+CHANGES = {
+    200: {
+        "description": "what becomes of the runs, without end",
+        "content": {"text/event-stream": {"itemSchema": CHANGE_ITEM}},
+    }
+}
+
+# Printable, as PostgreSQL and HTTP can hold nothing else.
+Place = Annotated[str | None, Header(description="the last `id` seen", json_schema_extra={"pattern": "^[0-9.:,a-f]+$"})]
+AfterPlace = Annotated[str | None, Query(description="begin after this `id`; Last-Event-ID wins over it")]
+
+
+@router.get(
+    "/graphs/{graph_id}/events",
+    operation_id="stream_graph_events",
+    summary="Follow the runs of a graph as Server-Sent Events",
+    status_code=200,
+    response_class=EventStream,
+    responses=documented(UnknownGraph, InvalidLastEventId) | CHANGES,
+)
+async def follow_graph(
+    graph_id: UUID, use: Use, caller: Reader, last_event_id: Place = None, after: AfterPlace = None
+) -> EventStream:
+    """Every event that changes the state of a run, once, from now on, or after the `id` given: `run.queued`,
+    `run.started`, `run.completed` and the like. What happens in a run is told by its own stream."""
+    await existing_graph(use.database, caller, graph_id, None)
+    return await _stream_of_changes(use, caller, graph_id, after if last_event_id is None else last_event_id)
+
+
+@router.get(
+    "/runs/events",
+    operation_id="stream_events",
+    summary="Follow all runs as Server-Sent Events",
+    status_code=200,
+    response_class=EventStream,
+    responses=documented(InvalidLastEventId) | CHANGES,
+)
+async def follow_all(use: Use, caller: Reader, last_event_id: Place = None, after: AfterPlace = None) -> EventStream:
+    """As the stream of a graph, of all graphs."""
+    return await _stream_of_changes(use, caller, None, after if last_event_id is None else last_event_id)
+
+
+async def _stream_of_changes(use: Services, caller: Caller, graph_id: UUID | None, after: str | None) -> EventStream:
+    position = await changes.here(use.database) if after is None else await place_of(use.database, after)
+    return EventStream(_change_chunks(use.feed.watch, caller.user_id, graph_id, position), use.keys.open(caller))
+
+
+async def place_of(database: Queryable, text: str) -> Position:
+    """The place with this id, or InvalidLastEventId."""
+    try:
+        return await changes.position_of(database, text)
+    except InvalidPosition:
+        raise InvalidLastEventId("Last-Event-ID has to be the `id` of an event of this stream.") from None
+
+
+async def _change_chunks(
+    watch: Watch, user_id: UUID, graph_id: UUID | None, position: Position
+) -> AsyncGenerator[bytes]:
+    # A block without data moves a client's last id, and is no event: so a stream that has told nothing is resumed, too.
+    yield b"id: %b\n\n" % str(position).encode()
+    async with aclosing(watch.follow(position, user_id, graph_id, idle=HEARTBEAT_EVERY)) as batches:
+        async for position, batch in batches:
+            if batch:
+                yield b"".join([change_chunk(each) for each in batch])
+            else:
+                yield KEEPALIVE_COMMENT + b"id: %b\n\n" % str(position).encode()

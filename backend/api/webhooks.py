@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, NoReturn
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AfterValidator, BaseModel, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, Field
 from yarl import URL
 
 from backend.api.access import Caller, Permission, needs
-from backend.api.body import JsonRoute
+from backend.api.body import Body, JsonRoute, example
 from backend.api.graphs import existing_graph
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
@@ -75,27 +75,27 @@ Reads = Annotated[Caller, needs(Permission.READ_WEBHOOK)]
 Writes = Annotated[Caller, needs(Permission.WRITE_WEBHOOK)]
 
 
-class NewWebhook(BaseModel):
+class NewWebhook(Body):
     """Where to tell what happens to runs, and of what."""
 
     url: WebhookUrl
     events: WebhookEvents = ENDS
-    graph_id: UUID | None = Field(default=None, description="only runs of this graph")
-    active: StrictBool = True
+    graph_id: Annotated[UUID, Field(strict=False)] | None = Field(default=None, description="only runs of this graph")
+    active: bool = True
     description: Description = ""
 
-    model_config = {"json_schema_extra": {"examples": [{"url": "https://example.com/hooks", "events": ["run.failed"]}]}}
+    model_config = example(url="https://example.com/hooks", events=["run.failed"])
 
 
-class WebhookChanges(BaseModel):
+class WebhookChanges(Body):
     """What is left out, or null, stays as it is."""
 
     url: WebhookUrl | None = None
     events: WebhookEvents | None = None
-    active: StrictBool | None = Field(default=None, description="false fails what waits; true begins anew")
+    active: bool | None = Field(default=None, description="false fails what waits; true begins anew")
     description: Description | None = None
 
-    model_config = {"json_schema_extra": {"examples": [{"active": True}]}}
+    model_config = example(active=True)
 
 
 class Webhook(BaseModel):
@@ -162,13 +162,13 @@ async def create(body: NewWebhook, use: Use, response: Response, caller: Writes)
     return WebhookWithSecret(secret=secret, **_fields(stored))
 
 
-def check_reachable(url: str, use: Services) -> None:
+def check_reachable(url: str, use: Services, pointer: str = "/url") -> None:
     """Raises Unprocessable for an address that may not be reached; a name is looked up at each attempt."""
     try:
         plain(URL(url), tuple(map(str.lower, use.settings.trusted_hosts)))
     except BlockError as error:
-        faults = [{"pointer": "/url", "code": "private_address", "message": str(error)}]
-        raise Unprocessable(f"/url: {error}", errors=faults) from None
+        faults = [{"pointer": pointer, "code": "private_address", "message": str(error)}]
+        raise Unprocessable(f"{pointer}: {error}", errors=faults) from None
 
 
 def new_secret(webhook_id: UUID, use: Services) -> tuple[str, bytes]:

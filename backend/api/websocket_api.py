@@ -23,7 +23,8 @@ from backend.api.middleware import surround
 from backend.api.problem import failure
 from backend.api.services import Services, Use
 from backend.api.serving import serve_with_feed
-from backend.api.streams import event_json
+from backend.api.streams import event_json, place_of
+from backend.errors import ApiError
 from backend.process import sockets
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
@@ -31,8 +32,12 @@ from backend.store import runs
 from backend.store.connection import PASSING, open_pool
 from backend.store.feed import Feed
 
-# Messages that may wait for a slow client; then what it follows waits for it, in the database.
+# Messages, and their bytes, that may wait for a slow client; then what it follows waits for it, in the database.
 QUEUE_LENGTH = 32
+QUEUE_BYTES = 256 * 1024
+# Bytes of a message; one that would be longer comes without its values.
+MAX_MESSAGE = 8 * 1024 * 1024
+VALUES = ("inputs", "outputs", "input_data", "output_data")
 # Runs and graphs that one connection may follow at once.
 MAX_SUBSCRIPTIONS = 100
 
@@ -95,7 +100,10 @@ class RunSubscription(BaseModel):
 
 
 class GraphSubscription(BaseModel):
+    """`last_event_id` is the last `event_id` seen that was not null."""
+
     graph_id: UUID
+    last_event_id: str | None = None
 
     def channel(self, user_id: UUID) -> str:
         return f"{user_id}|graph#{self.graph_id}|executions"
@@ -121,6 +129,8 @@ class Client:
         self._services = services
         self._user_id = user_id
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_LENGTH)
+        self._waiting = 0
+        self._room = asyncio.Condition()
         self._following: dict[str, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -142,11 +152,19 @@ class Client:
 
     async def _send_forever(self) -> None:
         while True:
-            await self._socket.send_text((await self._outgoing.get()).decode())
+            raw = await self._outgoing.get()
+            await self._socket.send_text(raw.decode())
+            async with self._room:
+                self._waiting -= len(raw)
+                self._room.notify()
 
     async def _put(self, message: Message) -> None:
-        # Written down at once, as the state it shows goes on changing. `str` is for the UUIDs of the database driver.
-        await self._outgoing.put(orjson.dumps(message, default=str))
+        # Written down at once, as the state it shows goes on changing.
+        raw = _encoded(message)
+        async with self._room:
+            await self._room.wait_for(lambda: not self._waiting or self._waiting + len(raw) <= QUEUE_BYTES)
+            self._waiting += len(raw)
+        await self._outgoing.put(raw)
 
     async def _answer(self, text: str | bytes) -> Message:
         method = "error"
@@ -173,10 +191,7 @@ class Client:
             case "subscribe_graph_execution":
                 return await self._subscribe_run(RunSubscription.model_validate(data))
             case "subscribe_graph_executions":
-                wanted = GraphSubscription.model_validate(data)
-                database, feed = self._services.database, self._services.feed
-                news = follow_graph(database, feed, self._user_id, wanted.graph_id)
-                return self._follow(wanted.channel(self._user_id), news)
+                return await self._subscribe_graph(GraphSubscription.model_validate(data))
             case _:
                 kind = GraphSubscription if "graph_id" in data else RunSubscription
                 return self._unsubscribe(kind.model_validate(data).channel(self._user_id))
@@ -187,6 +202,15 @@ class Client:
         if run is None or run.user_id != self._user_id:
             raise Refused(f"There is no run {wanted.graph_exec_id}.")
         return self._follow(wanted.channel(self._user_id), follow_run(database, feed, run, wanted.last_event_id))
+
+    async def _subscribe_graph(self, wanted: GraphSubscription) -> Message:
+        database, feed, after = self._services.database, self._services.feed, wanted.last_event_id
+        try:
+            position = await place_of(database, after) if after is not None else None
+        except ApiError as error:
+            raise Refused(error.detail) from None
+        news = follow_graph(database, feed, self._user_id, wanted.graph_id, position)
+        return self._follow(wanted.channel(self._user_id), news)
 
     def _follow(self, channel: str, messages: AsyncGenerator[Message]) -> Message:
         self._unsubscribe(channel)
@@ -216,3 +240,11 @@ class Client:
         except Exception as error:
             reason = f"{failure(error).detail} Subscribe again with last_event_id to go on."
             await self._put({"method": "error", "success": False, "channel": channel, "error": reason})
+
+
+def _encoded(message: Message) -> bytes:
+    raw = orjson.dumps(message, default=str)  # `str` is for the UUIDs of the database driver
+    if len(raw) <= MAX_MESSAGE:
+        return raw
+    data: Message = {name: {} if name in VALUES else value for name, value in message["data"].items()}
+    return orjson.dumps({**message, "data": {**data, "truncated": True}}, default=str)

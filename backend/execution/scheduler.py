@@ -14,7 +14,7 @@ import structlog
 
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import deliveries, executors, files, queue, rate_limits, retention, waking
+from backend.store import deliveries, executors, files, idempotency, queue, rate_limits, retention, waking
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -97,6 +97,7 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
     while True:
         with suppress(*PASSING):
             old = await retention.delete_old(pool, days) if days else 0
+            await idempotency.delete_old(pool)
             surplus = await retention.delete_surplus(pool, count) if count else 0
             await rate_limits.forget(pool)
             expired = await files.delete_expired(pool)

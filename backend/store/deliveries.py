@@ -16,7 +16,7 @@ from asyncpg import Record
 
 from backend.store.connection import Pool, Queryable
 from backend.store.lists import START, Place, total
-from backend.store.webhooks import DUE, SWITCHED_OFF
+from backend.store.webhooks import DUE, SWITCHED_OFF, waiting_of
 
 # Seconds that a notifier has for an attempt and to write its result down.
 LEASE = 60.0
@@ -171,10 +171,9 @@ async def redeliver(connection: Queryable, webhook_id: UUID, id: UUID) -> Stored
     return _delivery(row) if row else None
 
 
-# Lane by lane, found by jumping from one to the next in the index: however much waits in one, none of it is looked at
-# for the others. Of all that is found what has been due for longest comes first. `$1` and `$2` are the lanes in which
-# this notifier is at work, and on how many deliveries.
-CLAIM = """
+# The lanes in which something waits, found by jumping from one to the next in the index: however much waits in one,
+# none of it is looked at for the others.
+LANES = """
     WITH RECURSIVE lanes AS (
         (SELECT lane FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL ORDER BY lane LIMIT 1)
         UNION ALL
@@ -182,7 +181,13 @@ CLAIM = """
             SELECT lane FROM webhook_deliveries WHERE next_attempt_at IS NOT NULL AND lane > lanes.lane
             ORDER BY lane LIMIT 1
         ) AS following
-    ), free AS (
+    )
+"""
+
+# Of all that is found what has been due for longest comes first. `$1` and `$2` are the lanes in which this notifier is
+# at work, and on how many deliveries.
+CLAIM = f"""
+    {LANES}, free AS (
         SELECT lane, $3::int - coalesce(busy.count, 0) AS places
         FROM lanes LEFT JOIN unnest($1::uuid[], $2::int[]) AS busy (lane, count) USING (lane)
     ), found AS (
@@ -222,8 +227,12 @@ async def claim(connection: Queryable, busy: Mapping[UUID, int], *, in_lane: int
 async def next_due(connection: Queryable) -> float | None:
     """The seconds to the next attempt that is not due yet, or to the end of a lease; None if there is none."""
     return await connection.fetchval(
-        "SELECT extract(epoch FROM min(next_attempt_at) - now())::float8"
-        " FROM webhook_deliveries WHERE next_attempt_at > now()"
+        f"""
+        {LANES} SELECT extract(epoch FROM min(first.next_attempt_at) - now())::float8 FROM lanes, LATERAL (
+            SELECT next_attempt_at FROM webhook_deliveries WHERE lane = lanes.lane AND next_attempt_at > now()
+            ORDER BY next_attempt_at LIMIT 1
+        ) AS first
+        """
     )
 
 
@@ -286,7 +295,7 @@ async def _switch_off(connection: Queryable, webhook_id: UUID, reason: str, cond
             UPDATE webhooks SET active = false, disabled_reason = $2 WHERE id = $1 AND active {condition} RETURNING id
         ), failed AS (
             UPDATE webhook_deliveries SET status = 'FAILED', next_attempt_at = NULL, error = $3
-            FROM webhook WHERE webhook_id = webhook.id AND next_attempt_at IS NOT NULL
+            WHERE id IN ({waiting_of("webhook")} FOR UPDATE OF waiting SKIP LOCKED)
         )
         SELECT $2 FROM webhook
         """,

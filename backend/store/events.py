@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -147,6 +148,25 @@ async def add(connection: Queryable, run_id: UUID, events: Sequence[Event]) -> N
 async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
     """Every event of a run, in order."""
     return await read(connection, run_id, limit=None)
+
+
+async def outputs_of(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, dict[str, list[Any]]]:
+    """What runs have put out: the values of each output, in the order they came."""
+    rows = await connection.fetch(
+        """
+        SELECT run_id, data FROM run_events WHERE run_id = ANY($1::uuid[]) AND type = 'run.output'
+        ORDER BY run_id, number
+        """,
+        run_ids,
+    )
+    found: dict[UUID, dict[str, list[Any]]] = {}
+    for run_id, of_run in groupby(rows, key=lambda row: row["run_id"]):
+        outputs = [row["data"] for row in of_run]
+        await large_values.put_back(connection, run_id, outputs)
+        by_name = found[run_id] = {}
+        for output in outputs:
+            by_name.setdefault(output["name"], []).append(output["value"])
+    return found
 
 
 async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = 1000) -> list[Event]:

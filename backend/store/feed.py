@@ -14,6 +14,7 @@ import asyncpg
 from backend.store import events
 from backend.store.connection import PASSING, Queryable
 from backend.store.events import ENDS, EVENTS, Event
+from backend.store.watch import Watch
 
 # Seconds after which a followed run is looked at even if no notification came.
 LOOK_EVERY = 5.0
@@ -80,15 +81,15 @@ class _Tail:
 
 
 class Feed:
-    """Follows runs. `render` makes the bytes of an event; `heard` has to be given to `store.listener.listen`."""
+    """Follows runs, and by its `watch` what becomes of many. `render` makes the bytes of an event; `heard` has to be
+    given to `store.listener.listen`."""
 
     def __init__(self, database: Queryable, render: Render) -> None:
         self._database = database
         self._render = render
         self._tails: dict[str, _Tail] = {}
         self._closed = False
-        # Set, and replaced by a new one, whenever any run anywhere may have news.
-        self.stirred = asyncio.Event()
+        self.watch = Watch(database)
 
     def heard(self, channel: str, payload: str) -> None:
         """Take a notification: the ids of runs with new events, or nothing, which may mean any run."""
@@ -96,12 +97,12 @@ class Feed:
             for run_id in payload.split() or list(self._tails):
                 if tail := self._tails.get(run_id):
                     tail.hinted.set()
-        self.stirred.set()
-        self.stirred = asyncio.Event()
+        self.watch.heard(channel, payload)
 
     def close(self) -> None:
         """End all streams where they are; their readers come back to another process, or to this one restarted."""
         self._closed = True
+        self.watch.close()
         for tail in self._tails.values():
             tail.opened.set()
             tail.wake()

@@ -16,11 +16,13 @@ Place = tuple[datetime, UUID]
 START: Place = (datetime.max.replace(tzinfo=UTC), UUID(int=0))
 
 
-async def total(connection: Queryable, query: str, arguments: Sequence[object]) -> int:
-    """How many rows a query has: counted if they are few, PostgreSQL's estimate if they are more than COUNTED."""
-    counted: int = await connection.fetchval(
-        f"SELECT count(*) FROM ({query} LIMIT {COUNTED + 1}) AS counted", *arguments
-    )
+async def total(connection: Queryable, query: str, arguments: Sequence[object], first: str | None = None) -> int:
+    """How many rows a query has: counted if they are few, PostgreSQL's estimate if they are more than COUNTED.
+
+    `first` gives the first COUNTED + 1 of them, where just a limit would not do.
+    """
+    first = first or f"{query} LIMIT {COUNTED + 1}"
+    counted: int = await connection.fetchval(f"SELECT count(*) FROM ({first}) AS counted", *arguments)
     if counted <= COUNTED:
         return counted
     [explained] = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {query}", *arguments)

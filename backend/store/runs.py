@@ -13,6 +13,7 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from backend.store import lists
 from backend.store.connection import Queryable
 from backend.store.lists import START, Place, total
 from backend.store.users import DEFAULT_USER
@@ -31,8 +32,9 @@ class StoredRun:
     `parent_run_id` and `parent_node_run` are set for a run that a node of another run began; `depth` counts how many
     such runs it is below the first. A run that is a rerun has had events of the run `rerun_of` from its beginning.
     `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
-    run at a time. `credentials` are references by slot, {slot: {id, provider, type, title, nodes: {node id: pin}}},
-    for the run and those below it. `node_runs` is how many it has begun, told by the last executor that let go of it.
+    run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it. Whoever has the
+    `share_token` may see the outputs. `credentials` are references by slot, {slot: {id, provider, type, title, nodes:
+    {node id: pin}}}, for the run and those below it.
     """
 
     id: UUID
@@ -58,6 +60,8 @@ class StoredRun:
     concurrency_key: str | None = None
     concurrency_limit: int | None = None
     node_runs: int | None = None
+    labels: dict[str, str] | None = None
+    share_token: str | None = None
     credentials: dict[str, dict[str, Any]] | None = None
 
     @property
@@ -81,6 +85,30 @@ class Options(TypedDict, total=False):
     concurrency_key: str | None
     concurrency_limit: int | None
     credentials: dict[str, dict[str, Any]] | None
+    labels: dict[str, str] | None
+
+
+# The hint of a new run is its id: those who watch runs look at this one.
+_QUEUE = """
+    WITH run AS (
+        INSERT INTO runs (
+            id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
+            concurrency_limit, user_id, labels, credentials, limited
+        ) VALUES (
+            $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11, $12,
+            $8::text IS NOT NULL OR EXISTS (
+                SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
+            )
+        ) RETURNING *
+    ), event AS (
+        INSERT INTO run_events (run_id, number, type, data, created_at)
+        SELECT id, 1, 'run.queued', '{}', created_at FROM run
+    )"""
+_LABELLED = """, labelled AS (
+        INSERT INTO run_labels (user_id, graph_id, label, created_at, run_id)
+        SELECT user_id, graph_id, label, created_at, id FROM run, unnest($13::text[]) AS label
+    )"""
+_HINTED = " SELECT run.*, pg_notify('run_queued', run.id::text) FROM run"
 
 
 async def insert(
@@ -92,24 +120,9 @@ async def insert(
     **options: Unpack[Options],
 ) -> StoredRun:
     """Queue a run: the row, its first event and the wake-up of an executor, in one transaction."""
+    labels = options.get("labels")
     row = await connection.fetchrow(
-        """
-        WITH run AS (
-            INSERT INTO runs (
-                id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
-                concurrency_limit, user_id, credentials, limited
-            ) VALUES (
-                $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11,
-                $8::text IS NOT NULL OR EXISTS (
-                    SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
-                )
-            ) RETURNING *
-        ), event AS (
-            INSERT INTO run_events (run_id, number, type, data, created_at)
-            SELECT id, 1, 'run.queued', '{}', created_at FROM run
-        )
-        SELECT run.*, pg_notify('run_queued', '') FROM run
-        """,
+        f"{_QUEUE}{_LABELLED if labels else ''}{_HINTED}",
         id,
         graph_id,
         graph_version,
@@ -120,10 +133,17 @@ async def insert(
         options.get("concurrency_key"),
         options.get("concurrency_limit"),
         options.get("user_id", DEFAULT_USER),
+        labels,
         options.get("credentials"),
+        *([[label(*each) for each in labels.items()]] if labels else ()),
     )
     assert row is not None
     return run_of(row)
+
+
+def label(key: str, value: str) -> str:
+    """A label as runs are found by it. No key has a colon."""
+    return f"{key}:{value}"
 
 
 async def insert_child(
@@ -157,7 +177,7 @@ async def insert_child(
             INSERT INTO run_events (run_id, number, type, data, created_at)
             SELECT id, 1, 'run.queued', '{}', created_at FROM run
         )
-        SELECT pg_notify('run_queued', '') FROM run
+        SELECT pg_notify('run_queued', id::text) FROM run
         """,
         parent.id,
         parent.attempt,
@@ -193,12 +213,22 @@ async def get(connection: Queryable, id: UUID) -> StoredRun | None:
     return run_of(row) if row else None
 
 
+async def get_many(connection: Queryable, ids: Sequence[UUID]) -> dict[UUID, StoredRun]:
+    """Those of the runs that there are."""
+    rows = await connection.fetch("SELECT * FROM runs WHERE id = ANY($1::uuid[])", ids)
+    return {row["id"]: run_of(row) for row in rows}
+
+
 class Wanted(TypedDict, total=False):
     """Which runs of a user are looked for: those that meet all that is given."""
 
     graph_id: UUID | None
     statuses: Sequence[str] | None
     parent_run_id: UUID | None
+    rerun_of: UUID | None
+    labels: Sequence[str] | None
+    started_after: datetime | None
+    started_before: datetime | None
 
 
 # The runs of each status as there are indexes of them.
@@ -221,38 +251,98 @@ async def page(
     connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
-    query, arguments = _listing("*", user_id, before or START, **wanted)
-    rows = await connection.fetch(f"{query} LIMIT {limit:d}", *arguments)
-    return [run_of(row) for row in rows]
+    parts, arguments = _listing("runs.*", user_id, before or START, **wanted)
+    return [run_of(row) for row in await connection.fetch(_newest(parts, limit), *arguments)]
 
 
 async def count(connection: Queryable, user_id: UUID, **wanted: Unpack[Wanted]) -> int:
     """How many there are: exactly, if they are few."""
-    query, arguments = _listing("id, created_at", user_id, START, **wanted)
-    return await total(connection, query, arguments)
+    parts, arguments = _listing("runs.id", user_id, START, **wanted)
+    return await total(connection, " UNION ALL ".join(parts), arguments, _newest(parts, lists.COUNTED + 1))
 
 
-def _listing(columns: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted]) -> tuple[str, list[object]]:
-    """A query of its own for what is given: one for all would be planned for all, and read every run there is."""
+def _newest(parts: Sequence[str], limit: int) -> str:
+    """Each on its own, and then all: only so is the order of an index seen of which the first columns are given."""
+    newest = f"ORDER BY place DESC, id DESC LIMIT {limit:d}"
+    found = " UNION ALL ".join(f"(SELECT * FROM ({part}) AS runs {newest})" for part in parts)
+    return f"SELECT * FROM ({found}) AS runs {newest}"
+
+
+def _listing(columns: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted]) -> tuple[list[str], list[object]]:
+    """Queries of their own for what is given, which together have all of it, each once: one for all would be planned
+    for all, and read every run there is. What has labels is found, and ordered, by the first."""
     arguments: list[object] = [user_id, *before]
-    conditions = ["user_id = $1 AND (created_at, id) < ($2, $3)"]
-    for column in ("graph_id", "parent_run_id"):
+    tables = _tables(wanted.get("labels") or (), arguments)
+    by, id = ("label_0", "run_id") if wanted.get("labels") else ("runs", "id")
+    conditions = [f"{by}.user_id = $1 AND ({by}.created_at, {by}.{id}) < ($2, $3)"]
+    for column, table in (("graph_id", by), ("parent_run_id", "runs"), ("rerun_of", "runs")):
         if value := wanted.get(column):
             arguments.append(value)
-            conditions.append(f"{column} = ${len(arguments)}")
-    parts = _parts(wanted.get("statuses"))
-    found = " UNION ALL ".join(
-        f"SELECT {columns} FROM runs WHERE {' AND '.join([*conditions, part])}" for part in parts
-    )
-    # Those below one run are few, whatever PostgreSQL thinks: it is not to look for them among all from the newest on.
-    apart = " OFFSET 0" if wanted.get("parent_run_id") else ""
-    return f"SELECT * FROM ({found}{apart}) AS runs ORDER BY created_at DESC, id DESC", arguments
+            conditions.append(f"{table}.{column} = ${len(arguments)}")
+    query = f"SELECT {columns}, {by}.created_at AS place FROM {tables} WHERE "
+    started = _started(wanted, arguments, conditions)
+    # Those below one run, or its reruns, are few, whatever PostgreSQL thinks: it is not to look for them among all from
+    # the newest on.
+    apart = " OFFSET 0" if wanted.get("parent_run_id") or wanted.get("rerun_of") else ""
+    return [
+        query + " AND ".join([*conditions, status, start]) + apart
+        for status in _parts(wanted.get("statuses"))
+        for start in started
+    ], arguments
+
+
+def _started(wanted: Wanted, arguments: list[object], conditions: list[str]) -> Sequence[str]:
+    """Conditions of which each run that was started in time meets one. No run starts before it is created, and those
+    that start much later have an index of their own: so the runs are not read from the newest to the oldest."""
+    if before := wanted.get("started_before"):
+        arguments.append(before)
+        conditions.append(f"started_at < ${len(arguments)} AND runs.created_at < ${len(arguments)}")
+    if (after := wanted.get("started_after")) is None:
+        return ["true"]
+    arguments.append(after)
+    conditions.append(f"started_at >= ${len(arguments)}")
+    bound = f"${len(arguments)} - interval '1 minute'"
+    late = "started_at - runs.created_at > interval '1 minute'"
+    return [f"runs.created_at >= {bound}", f"runs.created_at < {bound} AND {late}"]
+
+
+def _tables(labels: Sequence[str], arguments: list[object]) -> str:
+    """The runs that have all of these labels."""
+    tables = "runs"
+    for number, each in enumerate(labels):
+        arguments.append(each)
+        name = f"label_{number}"
+        tables += f" JOIN run_labels AS {name} ON {name}.run_id = runs.id AND {name}.label = ${len(arguments)}"
+    return tables
 
 
 def _parts(statuses: Sequence[str] | None) -> Sequence[str]:
     if statuses is None:
         return ["true"]
     return [part for status in dict.fromkeys(statuses) for part in INDEXED.get(status, ())] or ["false"]
+
+
+async def share(connection: Queryable, id: UUID, token: str) -> str | None:
+    """Let everybody with the token see what the run puts out. Returns the token by which they already may, if so."""
+    return await connection.fetchval(
+        """
+        WITH earlier AS (SELECT share_token FROM runs WHERE id = $1 FOR UPDATE)
+        UPDATE runs SET share_token = coalesce(earlier.share_token, $2) FROM earlier WHERE id = $1
+        RETURNING earlier.share_token
+        """,
+        id,
+        token,
+    )
+
+
+async def unshare(connection: Queryable, id: UUID) -> None:
+    await connection.execute("UPDATE runs SET share_token = NULL WHERE id = $1 AND share_token IS NOT NULL", id)
+
+
+async def shared(connection: Queryable, token: str) -> StoredRun | None:
+    """The run that this token lets everybody see."""
+    row = await connection.fetchrow("SELECT * FROM runs WHERE share_token = $1", token)
+    return run_of(row) if row else None
 
 
 def run_of(row: Record) -> StoredRun:

@@ -142,7 +142,7 @@ async def change(connection: Queryable, user_id: UUID, id: UUID, **changes: Unpa
             WHERE {LISTED} AND id = $2 RETURNING {_COLUMNS}
         ), failed AS (
             UPDATE webhook_deliveries SET status = 'FAILED', next_attempt_at = NULL, error = $7
-            FROM changed WHERE webhook_id = changed.id AND NOT active AND next_attempt_at IS NOT NULL
+            WHERE id IN ({waiting_of("changed")} AND NOT active FOR UPDATE OF waiting SKIP LOCKED)
         )
         SELECT * FROM changed
         """,
@@ -174,13 +174,19 @@ async def replace_secret(connection: Queryable, user_id: UUID, id: UUID, secret:
 
 
 async def delete(connection: Queryable, user_id: UUID, id: UUID) -> bool:
-    """It goes with its deliveries. False if there is none."""
+    """It goes with its deliveries. False if there is none.
+
+    One whose result is just written down stays behind, without anybody to be seen by.
+    """
     deleted = await connection.fetchval(
         f"""
         WITH webhook AS (
             DELETE FROM webhooks WHERE {LISTED} AND id = $2 RETURNING id
         ), deliveries AS (
-            DELETE FROM webhook_deliveries USING webhook WHERE webhook_id = webhook.id
+            DELETE FROM webhook_deliveries WHERE id IN (
+                SELECT waiting.id FROM webhook_deliveries AS waiting JOIN webhook ON webhook_id = webhook.id
+                FOR UPDATE OF waiting SKIP LOCKED
+            )
         )
         SELECT id FROM webhook
         """,
@@ -188,6 +194,18 @@ async def delete(connection: Queryable, user_id: UUID, id: UUID) -> bool:
         id,
     )
     return deleted is not None
+
+
+def waiting_of(webhook: str) -> str:
+    """A query for the deliveries of a webhook, given as a table of its id, that are not over.
+
+    Whoever locks them has locked the webhook before, and has to skip what is locked: for that a result is just written
+    down, which locks them the other way round. What is skipped fails as soon as it is claimed again.
+    """
+    return (
+        f"SELECT waiting.id FROM webhook_deliveries AS waiting JOIN {webhook} ON webhook_id = {webhook}.id"
+        " WHERE next_attempt_at IS NOT NULL"
+    )
 
 
 def _webhook(row: Record) -> StoredWebhook:

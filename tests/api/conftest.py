@@ -17,14 +17,13 @@ from backend.settings import Settings
 from backend.store import api_keys, graphs, queue, runs, users
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
-from tests.api.server import FakeRun, executing, serving
+from tests.api.server import ECHO, FakeRun, executing, serving
 
 
 @pytest.fixture(autouse=True)
 def _only_notifications_wake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the look that is taken now and then, a notification that is not heard fails a test."""
     monkeypatch.setattr("backend.store.feed.LOOK_EVERY", 3600)
-    monkeypatch.setattr("backend.api.live.LOOK_AT_LEAST_EVERY", 3600)
 
 
 @pytest.fixture
@@ -64,6 +63,13 @@ async def executor(settings: Settings, database: Pool) -> AsyncIterator[None]:
     """Somebody who works on the runs."""
     async with executing(settings, database):
         yield
+
+
+@pytest.fixture
+async def echo(api) -> str:
+    """The address of the runs of a graph that gives back its input."""
+    async with api.post("/api/v2/graphs", json=ECHO) as answer:
+        return f"/api/v2/graphs/{(await answer.json())['id']}/runs"
 
 
 MakeRun = Callable[[], Any]

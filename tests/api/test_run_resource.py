@@ -15,13 +15,6 @@ RUNS = "/api/v2/runs"
 NOBODY = "01890000-0000-7000-8000-000000000000"
 
 
-@pytest.fixture
-async def echo(api) -> str:
-    """The address of the runs of a graph that gives back its input."""
-    async with api.post("/api/v2/graphs", json=ECHO) as answer:
-        return f"/api/v2/graphs/{(await answer.json())['id']}/runs"
-
-
 async def test_a_run_that_is_waited_for_is_answered_with_its_outputs_and_node_executions(api, executor, echo):
     async with api.post(echo, json={"inputs": {"Input": 5}}, params={"wait": "30"}) as answer:
         run = await answer.json()

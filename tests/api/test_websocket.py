@@ -103,6 +103,36 @@ async def test_the_runs_of_a_graph_are_told_as_they_begin_and_end(socket, start_
     assert await told() == (str(first.id), "COMPLETED")
 
 
+async def test_a_follower_of_a_graph_that_comes_back_is_told_what_it_missed_and_nothing_else(socket, start_run):
+    run = await start_run()
+    subscription = {"graph_id": str(run.graph_id)}
+    await ask(socket, "subscribe_graph_executions", **subscription)
+    last = (await socket.receive_json())["event_id"]
+    await ask(socket, "unsubscribe", **subscription)
+    await run.write("run.waiting", status="REVIEW")
+    await run.write("run.output", name="Output", value=7, node_run=1)
+    for status, outputs in (("REVIEW", {}), ("COMPLETED", {"Output": [7]})):
+        await ask(socket, "subscribe_graph_executions", **subscription, last_event_id=last)
+        message = await socket.receive_json()
+        assert (message["data"]["status"], message["data"]["outputs"]) == (status, outputs)
+        last = message["event_id"]
+        await ask(socket, "unsubscribe", **subscription)
+        if status == "REVIEW":
+            await run.complete()
+    assert (await ask(socket, "subscribe_graph_executions", **subscription, last_event_id="1"))["method"] == "error"
+
+
+async def test_a_message_that_would_be_too_long_comes_without_its_values(socket, start_run, monkeypatch):
+    monkeypatch.setattr("backend.api.websocket_api.MAX_MESSAGE", 2000)
+    run = await start_run()
+    await ask(socket, "subscribe_graph_execution", graph_exec_id=str(run.id))
+    await socket.receive_json()
+    await run.begin_node(1, a="x" * 3000)
+    message = await socket.receive_json()
+    assert (message["data"]["truncated"], message["data"]["input_data"]) == (True, {})
+    assert message["event_id"] == run.number
+
+
 async def test_a_run_that_waits_for_a_decision_is_told_as_in_review_and_so_is_its_node(socket, start_run):
     run = await start_run()
     await ask(socket, "subscribe_graph_execution", graph_exec_id=str(run.id))

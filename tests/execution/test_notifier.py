@@ -20,6 +20,7 @@ from backend.store import control, deliveries, events, runs, webhooks
 from backend.store.deliveries import Due, Result
 from backend.store.events import Entry, Event
 from backend.store.identifiers import new_id
+from backend.store.retention import delete_run
 from backend.store.sealing import Sealer
 from backend.store.users import DEFAULT_USER
 from tests.execution.agents import IN, OUT, REVIEW, call, node
@@ -471,3 +472,25 @@ async def test_what_is_over_is_kept_for_thirty_days(engine: Engine):
     )
     assert await deliveries.delete_old(engine.pool) == 1
     assert {delivery.id for delivery in await of(engine, id)} == set(ids[:2])
+
+
+async def test_a_webhook_can_be_switched_off_while_a_result_is_written_down(engine: Engine):
+    id = await add(engine, "http://a")
+    await ping(engine, id)
+    async with engine.pool.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT FROM webhook_deliveries FOR UPDATE")
+        await within(webhooks.change(engine.pool, DEFAULT_USER, id, active=False))
+    [due] = await deliveries.claim(engine.pool, {}, in_lane=1, at_most=1)
+    assert not due.active
+
+
+async def test_the_end_of_a_run_that_was_deleted_meanwhile_is_told_all_the_same(
+    engine: Engine, site: Site, notifying: Notifying, recorded: Any
+):
+    await add(engine, site.url)
+    run_id = await stopped(engine)
+    assert await delete_run(engine.pool, run_id)
+    async with notifying():
+        await within(recorded.get())
+    told = verified(site)["data"]
+    assert (told["run_id"], told["status"], told["deleted"]) == (str(run_id), "TERMINATED", True)

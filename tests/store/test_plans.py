@@ -11,10 +11,12 @@ import pytest
 from backend.settings import Settings
 from backend.store import (
     control,
+    deliveries,
     events,
     executors,
     graph_settings,
     graphs,
+    idempotency,
     large_values,
     lists,
     queue,
@@ -26,6 +28,7 @@ from backend.store import (
 )
 from backend.store.connection import Pool, open_pool
 from backend.store.events import Entry, Event
+from backend.store.idempotency import Used
 from backend.store.identifiers import new_id
 from backend.store.users import DEFAULT_USER as USER
 from tests.conftest import execute, of_database
@@ -53,7 +56,7 @@ UPDATE graphs SET deleted_at = '2025-01-01', is_active = false WHERE version BET
 INSERT INTO executors (id, name) VALUES ('{EXECUTOR}', 'executor');
 INSERT INTO runs (
     id, graph_id, graph_version, status, inputs, attempt, executor, created_at, ended_at, parent_run_id, depth,
-    parent_waits, paused, limited, node_runs, wake_at
+    parent_waits, paused, limited, node_runs, wake_at, rerun_of, started_at, share_token
 )
 SELECT
     lpad(to_hex(n), 32, '0')::uuid, lpad(CASE WHEN n % 1000 = 0 THEN '2' ELSE '1' END, 32, '0')::uuid, 1, status,
@@ -61,7 +64,9 @@ SELECT
     CASE WHEN n > 300 THEN time WHEN n > 200 THEN timestamptz '2020-01-01' END,
     CASE WHEN n > 200 AND n % 10 = 1 THEN lpad(to_hex(n - 1), 32, '0')::uuid END,
     CASE WHEN n % 10 = 1 THEN 1 ELSE 0 END, n % 5000 = 1, n BETWEEN 180 AND 200, n BETWEEN 160 AND 180, 1,
-    CASE WHEN n BETWEEN 21 AND 30 THEN '2020-01-01'::timestamptz END
+    CASE WHEN n BETWEEN 21 AND 30 THEN '2020-01-01'::timestamptz END,
+    CASE WHEN n % 10 = 2 THEN lpad(to_hex(n - 2), 32, '0')::uuid END,
+    time + CASE WHEN n % 1000 = 3 THEN interval '1 day' ELSE '1 s' END, n::text
 FROM generate_series(1, {STORED}) AS n,
     LATERAL (SELECT timestamptz '2025-01-01' + n * interval '1 s' AS time, CASE
         WHEN n <= 30 THEN 'RUNNING' WHEN n <= 50 THEN 'REVIEW' WHEN n <= 200 THEN 'QUEUED'
@@ -70,10 +75,20 @@ INSERT INTO run_events (run_id, number, type, data, created_at)
 SELECT id, number, type, '{{"node_run":1}}', created_at
 FROM runs, (VALUES (1, 'run.queued'), (2, 'node.started')) AS event (number, type);
 INSERT INTO run_values (run_id, hash, value) SELECT id, 'hash', '1' FROM runs;
+INSERT INTO run_labels (user_id, graph_id, label, created_at, run_id)
+SELECT user_id, graph_id, label, created_at, id FROM runs,
+    (VALUES ('common:1', 1), ('rare:1', 1000)) AS given (label, each) WHERE share_token::int % each = 0;
+INSERT INTO idempotency_keys (user_id, key, request, run_id) SELECT user_id, id::text, '', id FROM runs;
 INSERT INTO reviews (id, run_id, node_run, node_id, instructions, editable, status, created_at)
 SELECT id, id, 1, 'n', '', true,
     CASE status WHEN 'REVIEW' THEN 'WAITING' WHEN 'FAILED' THEN 'REJECTED' ELSE 'APPROVED' END, created_at
 FROM runs;
+INSERT INTO webhook_deliveries (id, user_id, webhook_id, lane, event_type, run_id, status, created_at, next_attempt_at)
+SELECT id, user_id, hook, hook, 'run.completed', id, CASE WHEN due THEN 'PENDING' ELSE 'DELIVERED' END, created_at,
+    CASE WHEN due THEN now() END
+FROM runs, LATERAL (
+    SELECT CASE WHEN depth = 0 THEN '{COMMON}' ELSE '{RARE}' END::uuid AS hook, status = 'COMPLETED' AS due
+) AS delivery;
 ANALYZE;
 """
 
@@ -126,6 +141,9 @@ async def next_version(pool: Pool) -> None:
 NEW = Event(1, "run.queued", "{}")
 ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "queue a run": lambda pool: runs.insert(pool, new_id(), COMMON, 1, {}),
+    "queue a labelled run": lambda pool: runs.insert(pool, new_id(), COMMON, 1, {}, labels={"a": "b"}),
+    "take a key": lambda pool: idempotency.take(pool, USER, str(run(5)), Used(b"", run(5))),
+    "delete old keys": lambda pool: idempotency.delete_old(pool),
     "claim": lambda pool: queue.claim(pool, uuid4(), 10),
     "claim, few at a time": lambda pool: queue.claim(pool, uuid4(), 10, at_most=50),
     "write": lambda pool: events.append(pool, ENTRIES),
@@ -142,6 +160,8 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "is anything below": lambda pool: runs.has_open_children(pool, run(1000)),
     "ask for a review": lambda pool: reviews.lock_run(pool, USER, run(31)),
     "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
+    "claim deliveries": lambda pool: deliveries.claim(pool, {COMMON: 7}, in_lane=8, at_most=100),
+    "next delivery": lambda pool: deliveries.next_due(pool),
     "delete what is deleted": lambda pool: retention.delete_graphs(pool),
     "the graph that a run calls": lambda pool: graphs.name_for(pool, run(1000), COMMON, 1),
     "delete what is old": lambda pool: retention.delete_old(pool, 1000),
@@ -162,6 +182,10 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "newest versions of those below": lambda pool: graphs.newest_included(pool, COMMON, [CHANGED]),
     "delete a graph": lambda pool: graphs.delete(pool, RARE),
     "run": lambda pool: runs.get(pool, run(1000)),
+    "shared run": lambda pool: runs.shared(pool, "77"),
+    "share": lambda pool: runs.share(pool, run(77), "token"),
+    "unshare": lambda pool: runs.unshare(pool, run(77)),
+    "its outputs": lambda pool: events.outputs_of(pool, [run(1000)]),
     "its events": lambda pool: events.read_all(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
     "its node runs": lambda pool: statistics.node_run_counts(pool, [run(1000)]),
@@ -173,6 +197,8 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "resume": lambda pool: control.resume(pool, run(101)),
     "delete a run": lambda pool: retention.delete_run(pool, run(2000)),
     "limit of a graph": lambda pool: graph_settings.limit_runs(pool, COMMON, 5),
+    "deliveries": lambda pool: deliveries.page(pool, RARE, limit=21),
+    "deliveries in a status": lambda pool: deliveries.page(pool, COMMON, limit=21, before=PLACE, status="FAILED"),
     "reviews of a run": lambda pool: reviews.of_run(pool, run(1000)),
 }
 
@@ -186,7 +212,15 @@ async def test_each_reads_what_it_is_about(
     assert {name: rows for name, rows in looked.items() if rows >= READ} == {}
 
 
-STATUSES = [None, ["COMPLETED"], ["FAILED"], ["TERMINATED", "QUEUED"], ["RUNNING", "REVIEW"], ["INCOMPLETE"]]
+STATUSES = [
+    None,
+    ["COMPLETED"],
+    ["COMPLETED", "FAILED"],
+    ["FAILED"],
+    ["TERMINATED", "QUEUED"],
+    ["RUNNING", "REVIEW"],
+    ["INCOMPLETE"],
+]
 
 
 @pytest.mark.parametrize("parent", [None, run(1000)], ids=["any", "parent"])
@@ -203,6 +237,29 @@ async def test_a_list_of_runs_reads_its_page(
                 before,
             )
         assert await read(pool, runs.count(pool, USER, **wanted)) < READ, statuses
+
+
+FILTERS: list[runs.Wanted] = [
+    {"rerun_of": run(1000)},
+    {"labels": ["common:1"]},
+    {"labels": ["rare:1"]},
+    {"labels": ["none:1"]},
+    {"labels": ["rare:1", "common:1"]},
+    {"labels": ["common:1"], "graph_id": RARE},
+    {"labels": ["common:1"], "statuses": ["FAILED"]},
+    {"started_after": datetime(2025, 1, 1, 8, tzinfo=UTC)},
+    {"started_after": datetime(2025, 1, 1, 1, tzinfo=UTC)},
+    {"started_after": datetime(2025, 1, 1, 8, tzinfo=UTC), "graph_id": COMMON, "statuses": ["COMPLETED"]},
+    {"started_before": datetime(2025, 1, 1, 1, tzinfo=UTC)},
+]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+async def test_a_list_of_some_runs_reads_its_page(pool: Pool, wanted: runs.Wanted, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lists, "COUNTED", 100)
+    for before in (None, PLACE):
+        assert await read(pool, runs.page(pool, USER, limit=21, before=before, **wanted)) < READ, before
+    assert await read(pool, runs.count(pool, USER, **wanted)) < READ
 
 
 @pytest.mark.parametrize("run_id", [None, run(1000)], ids=["any", "run"])

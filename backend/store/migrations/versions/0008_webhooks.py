@@ -49,7 +49,6 @@ CREATE TABLE webhook_deliveries (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (lane, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
-CREATE INDEX webhook_deliveries_next ON webhook_deliveries (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_newest ON webhook_deliveries (webhook_id, created_at DESC, id DESC);
 CREATE INDEX webhook_deliveries_in ON webhook_deliveries (webhook_id, status, created_at DESC, id DESC);
 CREATE INDEX webhook_deliveries_oldest ON webhook_deliveries (created_at) WHERE next_attempt_at IS NULL;
