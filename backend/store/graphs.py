@@ -161,6 +161,13 @@ async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UU
     return {(row["id"], row["version"]) for row in rows}
 
 
+async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
+    """The name of a version of a graph of this user, as its runs have it even when it is deleted."""
+    return await connection.fetchval(
+        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3", id, version, user_id
+    )
+
+
 async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) -> str | None:
     """The name of a version of a graph that a run may begin a run of: of the same user, and not deleted before this run
     was made. A run whose own graph is deleted goes on as it would have."""
