@@ -62,6 +62,9 @@ _COLUMNS = (
 _SHORT = "id, version, is_active, name, description, created_at AS updated_at"
 _SUMMARY = f"{_SHORT}, first_at AS created_at"
 
+# A user, a graph of theirs, and a version of it or None for the active one.
+Wanted = tuple[UUID, UUID, int | None]
+
 
 async def insert(
     connection: Queryable,
@@ -145,6 +148,33 @@ async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int 
         user_id,
     )
     return _graph(row) if row else None
+
+
+async def get_many_kept(connection: Queryable, wanted: Sequence[Wanted]) -> dict[Wanted, StoredGraph]:
+    """Those that there are of many that are looked for as with `get_kept`."""
+    rows = await connection.fetch(
+        f"""
+        SELECT place, graph.* FROM unnest($1::uuid[], $2::uuid[], $3::int[]) WITH ORDINALITY
+            AS wanted (of_user, graph_id, graph_version, place),
+            LATERAL (
+                SELECT {_COLUMNS} FROM graphs
+                WHERE id = graph_id AND user_id = of_user AND deleted_at IS NULL
+                    AND (version = graph_version OR (graph_version IS NULL AND is_active))
+            ) AS graph
+        """,
+        *([each[column] for each in wanted] for column in range(3)),
+    )
+    return {wanted[row["place"] - 1]: _graph(row) for row in rows}
+
+
+async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
+    """The name of a version of a graph of this user; None if there is no such version, or it is deleted."""
+    return await connection.fetchval(
+        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3 AND deleted_at IS NULL",
+        id,
+        version,
+        user_id,
+    )
 
 
 async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
