@@ -67,20 +67,21 @@ def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Proble
 
 async def missing_calls(database: Queryable, user_id: UUID, graph: Graph) -> list[Problem]:
     """The calls of graphs that this user does not have."""
-    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, user_id, call)]
+    calls = [(call, _called(call)) for call in calls_elsewhere(graph)]
+    wanted = {called for _, called in calls if called}
+    here = await graphs.kept(database, user_id, wanted) if wanted else wanted
+    return [_missing(call, graph) for call, called in calls if called not in here]
 
 
-async def _is_here(database: Queryable, user_id: UUID, call: Call) -> bool:
-    try:
-        id = UUID(call.graph_id)
-    except ValueError:
-        return False
+def _called(call: Call) -> tuple[UUID, int] | None:
+    """The graph and version that are called, if they can be any."""
     version = call.version
-    return (
-        isinstance(version, int)
-        and 1 <= version <= MAX_VERSION
-        and await graphs.name_of(database, user_id, id, version) is not None
-    )
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        return None
+    try:
+        return UUID(call.graph_id), version
+    except ValueError:
+        return None
 
 
 def _missing(call: Call, graph: Graph) -> Problem:

@@ -19,6 +19,9 @@ DRAIN = 3
 # gets an answer in that time is told that it is the last on this connection.
 LINGER = 0.25
 LOOK_EVERY = 0.01
+# Seconds that a client may leave what it was sent unacknowledged, or unread: then it is taken for gone. TCP itself
+# tries for a quarter of an hour.
+GONE_AFTER = 60
 # Seconds that a client has for the head of a request.
 HEADERS_WITHIN = 15.0
 # Bytes that the head of a request may have, about.
@@ -41,6 +44,7 @@ async def serve_asgi(
     An error in the start of the lifespan is raised as it is. Open streams do not hold the end up for longer than
     DRAIN seconds.
     """
+    _give_up_in_time(listener)
     guarded = _Guarded(app, stopping)
     server = _Server(_config(guarded, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
     server.on_ready = on_ready
@@ -51,6 +55,12 @@ async def serve_asgi(
         raise guarded.error or RuntimeError("the application did not start") from None
     finally:
         listener.close()
+
+
+def _give_up_in_time(listener: socket.socket) -> None:
+    """Connections have it from the socket that accepts them."""
+    if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER * 1000)
 
 
 def _config(app: Application, *, access_log: bool) -> uvicorn.Config:

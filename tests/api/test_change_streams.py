@@ -31,14 +31,14 @@ class Reader:
         self.seen: Seen = []
 
     async def read(self, until: int) -> None:
-        """Take in changes over one connection, until there were so many in all."""
+        """Take in changes over one connection, until there were so many in all, or it ends."""
         headers = {"Last-Event-ID": self.last} if self.last else {}
         async with self.api.get(self.path, headers=headers) as answer:
             assert answer.status == 200, await answer.text()
-            while len(self.seen) < until:
-                await self._read_block(answer)
+            while len(self.seen) < until and await self._read_block(answer):
+                pass
 
-    async def _read_block(self, answer: aiohttp.ClientResponse) -> None:
+    async def _read_block(self, answer: aiohttp.ClientResponse) -> bool:
         fields: dict[str, str] = {}
         while (line := (await answer.content.readline()).decode()) not in ("\n", ""):
             if not line.startswith(":"):
@@ -49,6 +49,7 @@ class Reader:
             change = orjson.loads(fields["data"])
             assert change["type"] == fields["event"]
             self.seen.append((change["run_id"], change["number"], change["type"]))
+        return bool(line)
 
     async def begin(self) -> None:
         """Connect, and leave once there is something to come back with."""

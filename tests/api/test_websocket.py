@@ -18,7 +18,7 @@ USER = "3e53486c-cf57-477e-ba2a-cb02dc828e1a"
 
 @pytest.fixture
 async def socket(websocket_address: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    url = f"ws://{websocket_address}/ws?token=x"
+    url = f"ws://{websocket_address}/ws"
     async with aiohttp.ClientSession() as client, client.ws_connect(url, timeout=PATIENCE) as socket:
         yield socket
 

@@ -19,6 +19,7 @@ from backend.process import sockets
 from backend.store import graphs, queue, runs
 from backend.store.identifiers import new_id
 from tests.api.server import FakeRun
+from tests.api.test_change_streams import Reader
 from tests.api.test_streams import numbers, read_events
 from tests.execution.engine import Engine
 from tests.journeys.environment import PATIENCE, ROOT, settings_for
@@ -112,8 +113,11 @@ class Writing:
 @rest
 async def test_a_stream_ends_with_its_server_and_goes_on_with_the_next(servers: Servers, run: FakeRun):
     url = f"{servers.address}/api/v2/runs/{run.id}/events"
-    async with aiohttp.ClientSession() as client, servers.one() as old:
+    of_graph = Reader(client := aiohttp.ClientSession(), f"{servers.address}/api/v2/graphs/{run.graph_id}/events")
+    async with client, servers.one() as old:
         stream = await client.get(url)
+        await of_graph.begin()
+        ending = asyncio.create_task(of_graph.read(1))
         seen = numbers(await read_events(stream, 3))
         async with servers.one(), asyncio.TaskGroup() as group:
             writing = Writing(run)
@@ -123,15 +127,19 @@ async def test_a_stream_ends_with_its_server_and_goes_on_with_the_next(servers: 
             old.terminate()
             # A body that does not end as it should raises an error.
             seen += numbers(await read_events(stream))
+            await ending
             assert time.monotonic() - told < PROMPTLY
+            assert of_graph.seen == []
             while not (written.done() and seen[-1] == run.number):
                 async with client.get(url, headers={"Last-Event-ID": str(seen[-1])}) as stream:
                     assert stream.status == 200
                     more = numbers(await read_events(stream, 50))
                     seen += more
                     writing.enough |= bool(more)
+            await of_graph.read(1)
         assert await old.wait() == 143
     assert seen == list(range(1, run.number + 1))
+    assert of_graph.seen == [(str(run.id), run.number, "run.completed")]
 
 
 @websocket

@@ -10,6 +10,7 @@ import pytest
 
 from backend.settings import Settings
 from backend.store import (
+    changes,
     control,
     deliveries,
     events,
@@ -167,6 +168,14 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "delete what is old": lambda pool: retention.delete_old(pool, 1000),
     "what is beyond the newest": lambda pool: pool.fetch(retention.BEYOND, COMMON, 100),
 }
+# Of the last of the runs that have ended.
+SEEN = changes.Position("3:3:", datetime(2025, 1, 1, 8, 30, tzinfo=UTC))
+
+
+async def between(pool: Pool, *whose: UUID) -> object:
+    return await changes.between(pool, SEEN, (await changes.here(pool)).seen, *whose)
+
+
 REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "graph": lambda pool: graphs.get(pool, COMMON),
     "graphs": lambda pool: graphs.page(pool, USER, limit=21),
@@ -174,6 +183,7 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "number of graphs of a name": lambda pool: graphs.count(pool, USER, "RARE n"),
     "search": lambda pool: graphs.search(pool, USER, ["name", "rar"], 200),
     "number of graphs": lambda pool: graphs.count(pool, USER),
+    "graphs that are called": lambda pool: graphs.kept(pool, USER, {(CHANGED, 20_000), (COMMON, 1), (uuid4(), 1)}),
     "graph of a user": lambda pool: graphs.get_kept(pool, USER, CHANGED),
     "versions": lambda pool: graphs.versions(pool, CHANGED, limit=21),
     "versions from a place on": lambda pool: graphs.versions(pool, CHANGED, limit=21, before=VERSION),
@@ -185,6 +195,11 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "shared run": lambda pool: runs.shared(pool, "77"),
     "share": lambda pool: runs.share(pool, run(77), "token"),
     "unshare": lambda pool: runs.unshare(pool, run(77)),
+    "what became of all": lambda pool: between(pool),
+    "what became of the runs of a graph": lambda pool: between(pool, USER, RARE),
+    "what became of some": lambda pool: changes.of_runs(pool, {run(n): 0 for n in range(1, 50)}, SEEN.seen, "9:9:"),
+    "what is at some places": lambda pool: changes.read(pool, [(PLACE[0], run(n), 1) for n in range(1, 50)]),
+    "runs": lambda pool: runs.get_many(pool, [run(n) for n in range(1, 50)]),
     "its outputs": lambda pool: events.outputs_of(pool, [run(1000)]),
     "its events": lambda pool: events.read_all(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
