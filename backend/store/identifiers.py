@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 
@@ -30,6 +31,11 @@ def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
 def file_id(run_id: UUID, node_run: int, number: int) -> UUID:
     """Always the same for the `number`th file that a node run keeps."""
     return uuid5(run_id, f"{node_run}.file.{number}")
+
+
+def scheduled_run_id(schedule_id: UUID, time: datetime) -> UUID:
+    """Always the same for the run that a schedule begins at a time."""
+    return uuid5(schedule_id, time.astimezone(UTC).isoformat())
 
 
 def is_id(text: str) -> bool:
