@@ -157,6 +157,7 @@ AfterPlace = Annotated[str | None, Query(description="begin after this `id`; Las
     "/graphs/{graph_id}/events",
     operation_id="stream_graph_events",
     summary="Follow the runs of a graph as Server-Sent Events",
+    status_code=200,
     response_class=EventStream,
     responses=documented(UnknownGraph, InvalidLastEventId) | CHANGES,
 )
@@ -173,6 +174,7 @@ async def follow_graph(
     "/runs/events",
     operation_id="stream_events",
     summary="Follow all runs as Server-Sent Events",
+    status_code=200,
     response_class=EventStream,
     responses=documented(InvalidLastEventId) | CHANGES,
 )
