@@ -103,6 +103,12 @@ class RateLimited(ApiError):
     status, code, title = 429, "rate_limited", "There were too many requests"
 
 
+class InvalidSignature(ApiError):
+    """The delivery is not signed as the trigger asks for, or was signed too long ago."""
+
+    status, code, title = 401, "invalid_signature", "The signature does not fit"
+
+
 class ForeignOrigin(Forbidden):
     """A web page of another site may not use this server."""
 
@@ -145,6 +151,18 @@ class UnknownReview(NotFound):
     code, title = "unknown_review", "There is no such review"
 
 
+class UnknownSchedule(NotFound):
+    """No schedule has this id."""
+
+    code, title = "unknown_schedule", "There is no such schedule"
+
+
+class UnknownTrigger(NotFound):
+    """No trigger has this id, or its address is another."""
+
+    code, title = "unknown_trigger", "There is no such trigger"
+
+
 class UnknownWebhook(NotFound):
     """No webhook has this id."""
 
@@ -152,7 +170,7 @@ class UnknownWebhook(NotFound):
 
 
 class UnknownDelivery(NotFound):
-    """The webhook has no delivery with this id; old ones are deleted."""
+    """There is no delivery with this id, or none any more: old ones are not kept."""
 
     code, title = "unknown_delivery", "There is no such delivery"
 
@@ -209,6 +227,12 @@ class NothingFailed(Conflict):
     """A run that completed has nothing to be tried again."""
 
     code, title = "nothing_failed", "Nothing in the run failed"
+
+
+class NotReplayable(Conflict):
+    """The delivery was refused by its signature, or is too large to be kept."""
+
+    code, title = "not_replayable", "The delivery cannot be replayed"
 
 
 class WebhookInactive(Conflict):
@@ -305,6 +329,12 @@ class DatabaseAway(Unavailable):
     """The database does not answer; try again in a moment."""
 
     code, title = "database_away", "The database does not answer"
+
+
+class SecretUnreadable(Unavailable):
+    """A secret cannot be opened with the ENCRYPTION_KEY that this server has."""
+
+    code, title = "secret_unreadable", "The secret cannot be read"
 
 
 class BlockTimedOut(ApiError):

@@ -52,6 +52,13 @@ def test_the_commands_of_the_readme_work_in_their_order_and_print_what_it_shows(
     assert '"total_count":2' in printed
 
 
+@pytest.mark.parametrize("page", ["schedules", "triggers"])
+def test_the_commands_of_the_pages_on_the_api_work_in_their_order(server: Environment, page: str):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    lines = [line for block in fenced(text, "console") for line in block.splitlines()]
+    assert shell(server, "\n".join(line.removeprefix("$ ") for line in lines))
+
+
 @pytest.mark.parametrize(
     "command", ["invoke status", "invoke doctor", "invoke --list", "python -m backend.rest --help"]
 )
@@ -75,6 +82,14 @@ def test_the_commands_of_the_development_guide_work(server: Environment):
             assert shell(server, f"timeout --signal=INT 2 {command} || echo $?").endswith("124\n")
         elif command not in OF_THE_SERVER:
             assert shell(server, command) or command == "invoke logs rest --lines 20", "rest may have said nothing"
+
+
+def test_the_commands_of_the_guide_to_access_work(server: Environment):
+    lines = fenced((ROOT / "docs/access.md").read_text(encoding="utf-8"), "console")[0].splitlines()
+    printed = [shell(server, line.removeprefix("$ ")) for line in lines]
+    assert '"name":"default"' in printed[0]
+    assert '"plain_text_key":"agpt_' in printed[1]
+    assert '"total_count":1' in printed[2]
 
 
 def test_the_keys_of_the_development_guide_are_those_that_there_are():

@@ -31,25 +31,36 @@ def example(**fields: Any) -> ConfigDict:
 
 async def read_json_bytes(request: Request) -> bytes:
     """The body, which has to be declared as JSON. Raises TooLarge, UnsupportedMediaType."""
+    body = await read_bytes(request, MAX_FILE_BYTES)
+    found = request.headers.get("content-type")
+    if body and not is_json(found):
+        raise UnsupportedMediaType(f"Content-Type is {found or 'missing'}: send JSON as application/json.")
+    return body
+
+
+async def read_bytes(request: Request, at_most: int) -> bytes:
+    """The body. Raises TooLarge."""
     body = bytearray()
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_FILE_BYTES:
         raise TooLarge(f"The body has {int(announced):,} bytes: {MAX_FILE_BYTES:,} (16 MiB) are the most.")
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_FILE_BYTES:
-            raise TooLarge(f"The body is larger than the {MAX_FILE_BYTES:,} bytes (16 MiB) allowed.")
-    if body:
-        _check_content_type(request.headers.get("content-type"))
+        if len(body) > at_most:
+            raise TooLarge(f"The body is larger than the {at_most:,} bytes ({at_most >> 20} MiB) allowed.")
     return bytes(body)
 
 
-def _check_content_type(found: str | None) -> None:
+def is_json(content_type: str | None) -> bool:
+    kind = media_type(content_type)
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def media_type(content_type: str | None) -> str:
+    """What a Content-Type says, without its parameters, in small letters."""
     message = Message()
-    message["content-type"] = found or "none/given"
-    subtype = message.get_content_subtype()
-    if message.get_content_maintype() != "application" or not (subtype == "json" or subtype.endswith("+json")):
-        raise UnsupportedMediaType(f"Content-Type is {found or 'missing'}: send JSON as application/json.")
+    message["content-type"] = content_type or "none/given"
+    return message.get_content_type()
 
 
 class JsonRoute(APIRoute):
@@ -60,7 +71,7 @@ class JsonRoute(APIRoute):
 
         async def with_json(request: Request) -> Response:
             raw = await read_json_bytes(request)
-            return await handle(_ReadRequest(request, raw, _parsed(raw)))
+            return await handle(_ReadRequest(request, raw, parsed(raw)))
 
         return with_json if self.body_field else handle
 
@@ -80,7 +91,8 @@ class _ReadRequest(Request):
         return self._value
 
 
-def _parsed(raw: bytes) -> object:
+def parsed(raw: bytes) -> Any:
+    """The value of a body of JSON. Raises MalformedJson, Unprocessable."""
     if not raw:
         return None
     try:
@@ -92,7 +104,13 @@ def _parsed(raw: bytes) -> object:
     except GraphFileError:
         raise Unprocessable(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
     # Only as an escape can JSON contain it; so this look saves most bodies the search.
-    if rb"\u0000" in raw and (faults := content_faults(value)):
+    if rb"\u0000" in raw:
+        check_content(value)
+    return value
+
+
+def check_content(value: Any) -> None:
+    """Raises Unprocessable for what cannot be stored."""
+    if faults := content_faults(value):
         errors = [fault._asdict() for fault in faults]
         raise Unprocessable("; ".join(fault.message for fault in faults), errors=errors)
-    return value

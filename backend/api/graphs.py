@@ -41,7 +41,7 @@ from backend.graphs.structure import parse
 from backend.graphs.validation import Problem, problems
 from backend.store import graph_settings, graphs
 from backend.store.connection import Queryable
-from backend.store.graphs import StoredGraph
+from backend.store.graphs import ListedGraph, StoredGraph
 from backend.store.identifiers import is_id
 
 router = APIRouter(prefix="/api/v2/graphs", tags=["graphs"])
@@ -403,16 +403,8 @@ async def existing_graph(database: Queryable, caller: Caller, graph_id: UUID, ve
     return stored
 
 
-def summary(stored: StoredGraph) -> GraphSummary:
-    return GraphSummary(
-        id=stored.id,
-        version=stored.version,
-        is_active=stored.is_active,
-        name=stored.name,
-        description=stored.document.get("description") or "",
-        created_at=stored.created_at,
-        updated_at=stored.updated_at,
-    )
+def summary(listed: ListedGraph) -> GraphSummary:
+    return GraphSummary(**{name: getattr(listed, name) for name in ListedGraph.__slots__})
 
 
 class Described(NamedTuple):

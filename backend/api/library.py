@@ -33,7 +33,7 @@ from backend.errors import (
 from backend.execution.runnable import check
 from backend.graphs.graph import MAX_VERSION
 from backend.graphs.schemas import derived
-from backend.store.graphs import StoredGraph, page
+from backend.store.graphs import StoredGraph, whole_page
 from backend.store.graphs import count as count_of
 
 router = APIRouter(prefix="/api/v2", tags=["library"], route_class=JsonRoute)
@@ -84,7 +84,8 @@ LINKS = links("graph_id", "get_library_agent", "start_library_agent_run", "get_g
 async def list_(
     use: Use, caller: Reader, after: After, limit: Limit = 20, name: SearchText = None
 ) -> Page[LibraryAgent]:
-    rows, next_cursor = cut(await page(use.database, caller.user_id, limit=limit + 1, before=after, name=name), limit)
+    found = await whole_page(use.database, caller.user_id, limit=limit + 1, before=after, name=name)
+    rows, next_cursor = cut(found, limit)
     total_count = await count_of(use.database, caller.user_id, name)
     return Page(items=[_agent(row) for row in rows], next_cursor=next_cursor, total_count=total_count)
 

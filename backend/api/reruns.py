@@ -16,7 +16,7 @@ from backend.api.graphs import existing_graph
 from backend.api.once import IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, Starter, answer_begun, check_values, existing_run, runnable
+from backend.api.runs import RunDetail, Starter, answer_begun, existing_run
 from backend.api.services import Services, Use
 from backend.blocks import registry
 from backend.errors import (
@@ -31,6 +31,7 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution import rerun
+from backend.execution.runnable import check_values, runnable
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.faults import printable
 from backend.graphs.graph import Graph
@@ -119,7 +120,7 @@ async def fork(
         return await answer_begun(use, caller, response, earlier)
     run, graph = await _ended(use, caller, run_id)
     inputs = run.inputs | body.inputs
-    check_values(graph, inputs, {})
+    check_values(graph, inputs, run.input_masks or {})
     named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
     changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
     begun = await _begin(once, caller, run, inputs, await _kept(use, run, graph, changed))

@@ -21,9 +21,12 @@ from backend.api import (
     reruns,
     reviews,
     runs,
+    schedules,
     search,
     sharing,
     streams,
+    trigger_deliveries,
+    triggers,
     webhooks,
 )
 from backend.api.access import Permission
@@ -125,6 +128,9 @@ def build_app(services: Services) -> FastAPI:
         runs,
         reruns,
         sharing,
+        schedules,
+        triggers,
+        trigger_deliveries,
         streams,
         webhooks,
         blocks,

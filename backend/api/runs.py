@@ -32,11 +32,9 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution.history import History, NodeRun, fold
-from backend.execution.runnable import check, missing_calls
+from backend.execution.runnable import check, check_values, runnable
 from backend.graphs.catalogue import BlockKind
-from backend.graphs.graph import Graph
 from backend.graphs.schemas import input_schema
-from backend.graphs.validation import Problem, check_inputs, check_masks
 from backend.store import control, events, runs
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
@@ -143,6 +141,7 @@ class RunSummary(BaseModel):
     correctness_score: None = None
     organization_id: None = None
     team_id: None = None
+    schedule_id: UUID | None = Field(description="the schedule that began it")
 
 
 class NodeExecution(BaseModel):
@@ -218,6 +217,7 @@ class Filters:
         statuses: Annotated[list[Status] | None, Query(description="another name of `status`")] = None,
         parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
         rerun_of: Annotated[UUID | None, Query(description="only runs that run this one again")] = None,
+        schedule_id: Annotated[UUID | None, Query(description="only runs that this schedule began")] = None,
         label: Annotated[
             list[Label] | None,
             Query(max_length=20, description="only runs with this label, `key:value`; may be repeated: with all"),
@@ -229,6 +229,7 @@ class Filters:
             "statuses": [*(status or ()), *(statuses or ())] or None,
             "parent_run_id": parent_run_id,
             "rerun_of": rerun_of,
+            "schedule_id": schedule_id,
             "labels": list(dict.fromkeys(label or ())),
             "started_after": started_after,
             "started_before": started_before,
@@ -332,25 +333,6 @@ def _what_would_run(stored: StoredGraph, body: StartRun) -> DryRun:
             if spec and spec.kind is not BlockKind.NOTE
         ],
     )
-
-
-async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
-    """The graph, or GraphNotRunnable."""
-    checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
-    return checked.graph
-
-
-def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
-    """Raises InvalidInputs if no run of the graph can begin with them."""
-    catalogue = registry.catalogue()
-    _refuse(InvalidInputs, check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks))
-
-
-def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
-    if problems:
-        shown = [problem.model_dump() for problem in problems]
-        raise error(" ".join(problem.message for problem in problems), problems=shown)
 
 
 @router.get(

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
-from backend.api.graphs import summary
 from backend.api.paging import Limit
 from backend.api.services import Use
 from backend.blocks import registry
@@ -59,7 +58,7 @@ async def search(
 
 
 async def _agents(use: Use, caller: Caller, words: Sequence[str]) -> Iterator[Found]:
-    rows = map(summary, await graphs.search(use.database, caller.user_id, words, CANDIDATES))
+    rows = await graphs.search(use.database, caller.user_id, words, CANDIDATES)
     return (Found(content_type="AGENT", id=str(row.id), name=row.name, description=row.description) for row in rows)
 
 

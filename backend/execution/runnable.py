@@ -1,4 +1,5 @@
-"""Whether a stored graph can run: looked into once for each version, as a version never changes.
+"""Whether a stored graph can run, which is looked into once for each version, as a version never changes; and with
+which values.
 
 Only the graphs that it calls and that did not come with it are looked up each time.
 """
@@ -6,13 +7,15 @@ Only the graphs that it calls and that did not come with it are looked up each t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from backend.blocks import registry
+from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.graphs.calls import Call, calls_elsewhere
 from backend.graphs.faults import printable
 from backend.graphs.graph import MAX_VERSION, Graph
-from backend.graphs.validation import Problem, problems
+from backend.graphs.validation import Problem, check_inputs, check_masks, check_payloads, problems
 from backend.store import graphs
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
@@ -42,22 +45,43 @@ def check(stored: StoredGraph) -> CheckedGraph:
     return _checked[key]
 
 
+async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
+    """The graph. Raises GraphNotRunnable."""
+    checked = check(stored)
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
+    return checked.graph
+
+
+def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
+    """Raises InvalidInputs if no run of the graph can begin with them."""
+    catalogue = registry.catalogue()
+    wrong = check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks)
+    _refuse(InvalidInputs, wrong + check_payloads(graph, catalogue, masks))
+
+
+def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
+    if problems:
+        shown = [problem.model_dump() for problem in problems]
+        raise error(" ".join(problem.message for problem in problems), problems=shown)
+
+
 async def missing_calls(database: Queryable, user_id: UUID, graph: Graph) -> list[Problem]:
     """The calls of graphs that this user does not have."""
-    return [_missing(call, graph) for call in calls_elsewhere(graph) if not await _is_here(database, user_id, call)]
+    calls = [(call, _called(call)) for call in calls_elsewhere(graph)]
+    wanted = {called for _, called in calls if called}
+    here = await graphs.kept(database, user_id, wanted) if wanted else wanted
+    return [_missing(call, graph) for call, called in calls if called not in here]
 
 
-async def _is_here(database: Queryable, user_id: UUID, call: Call) -> bool:
-    try:
-        id = UUID(call.graph_id)
-    except ValueError:
-        return False
+def _called(call: Call) -> tuple[UUID, int] | None:
+    """The graph and version that are called, if they can be any."""
     version = call.version
-    return (
-        isinstance(version, int)
-        and 1 <= version <= MAX_VERSION
-        and await graphs.name_of(database, user_id, id, version) is not None
-    )
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        return None
+    try:
+        return UUID(call.graph_id), version
+    except ValueError:
+        return None
 
 
 def _missing(call: Call, graph: Graph) -> Problem:

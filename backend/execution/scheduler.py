@@ -1,5 +1,5 @@
-"""The scheduler process: gives the runs of dead executors to living ones, wakes those whose time has come, and deletes
-what is too old to keep."""
+"""The scheduler process: begins the runs of schedules, gives those of dead executors to living ones, wakes those whose
+time has come, and deletes what is too old to keep."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from uuid import UUID
 
 import structlog
 
+from backend.execution.firing import keep_schedules
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
 from backend.store import deliveries, executors, idempotency, queue, rate_limits, retention, waking
+from backend.store.address import database_address
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
 
@@ -32,13 +34,15 @@ class Scheduler(AsyncAppProcess):
 
     async def serve(self, stopping: asyncio.Event) -> None:
         settings = Settings.load()
-        async with await open_pool(settings, size=2) as pool:
+        async with await open_pool(settings, size=3) as pool:
             self.ready()
             async with asyncio.TaskGroup() as group:
                 # Beside the rest: there may be millions to delete, while runs wait to be rescued.
                 deleting = group.create_task(delete_surplus(pool, settings))
+                firing = group.create_task(keep_schedules(pool, database_address(settings)))
                 await keep_house(pool, stopping)
                 deleting.cancel()
+                firing.cancel()
 
 
 async def keep_house(pool: Pool, stopping: asyncio.Event) -> None:

@@ -17,6 +17,7 @@ class BlockKind(StrEnum):
     NOTE = "Note"
     AGENT = "Agent"
     REVIEW = "Human In The Loop"
+    TRIGGER = "Webhook (manual)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from backend.graphs.faults import Fault, GraphFileError
 from backend.graphs.graph import AGENT_EXECUTOR, Graph, Node, with_new_ids
 from backend.graphs.json_types import kind_of, object_in
 from backend.graphs.pins import base
-from backend.graphs.schemas import derived
+from backend.graphs.pins import parse as parse_pin
+from backend.graphs.schemas import Schema, derived, input_schema
 from backend.graphs.structure import check_depth, content_faults, parse, reference_faults, shape_faults
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -62,9 +63,9 @@ def _object(document: object) -> dict[str, Any]:
 
 
 def _without(node: Node, of_call: set[str]) -> Node:
-    if node.block_id != AGENT_EXECUTOR or not of_call & node.input_default.keys():
+    if node.block_id != AGENT_EXECUTOR or not any(base(pin) in of_call for pin in node.input_default):
         return node
-    return _with_values(node, {key: value for key, value in node.input_default.items() if key not in of_call})
+    return _with_values(node, {pin: value for pin, value in node.input_default.items() if base(pin) not in of_call})
 
 
 def _with_values(node: Node, values: dict[str, Any]) -> Node:
@@ -73,7 +74,10 @@ def _with_values(node: Node, values: dict[str, Any]) -> Node:
 
 def export(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
     """The agent file of a graph, ready for JSON: without secrets, with the schemas that follow from its nodes."""
-    return _written(graph.with_nodes(lambda node: _public(_without(node, _OWNER | _MASKS), catalogue)), catalogue)
+    taken = {each.id: input_schema(each, catalogue)["properties"] for each in graph.walk()}
+    return _written(
+        graph.with_nodes(lambda node: _public(_without(node, _OWNER | _MASKS), catalogue, taken)), catalogue
+    )
 
 
 def _written(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
@@ -82,13 +86,16 @@ def _written(graph: Graph, catalogue: Catalogue) -> dict[str, Any]:
     return file | derived(graph, catalogue)
 
 
-def _public(node: Node, catalogue: Catalogue) -> Node:
-    """The node without what only its owner may see: secret fields, credentials, the value of a secret input."""
+def _public(node: Node, catalogue: Catalogue, taken: dict[str, Schema]) -> Node:
+    """The node without what only its owner may see: secret fields, credentials, the value of a secret input.
+
+    `taken` has the inputs of the graphs in the file by their ids: what they say is secret is, whatever a call says.
+    """
     spec = catalogue.get(node.block_id)
     values = _public_values(node.input_default, spec.input_schema["properties"] if spec else {})
     if spec and spec.kind is BlockKind.INPUT and values.get("secret") is True:
         values = {pin: value for pin, value in values.items() if base(pin) != "value"}
-    return _with_values(node, _public_call(values) if node.block_id == AGENT_EXECUTOR else values)
+    return _with_values(node, _public_call(values, taken) if node.block_id == AGENT_EXECUTOR else values)
 
 
 def _public_values(values: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
@@ -102,19 +109,31 @@ def is_secret(name: str, schema: Any) -> bool:
     return named or part.get("secret") is True or "credentials_types" in part
 
 
-def _public_call(values: dict[str, Any]) -> dict[str, Any]:
+def _public_call(values: dict[str, Any], taken: dict[str, Schema]) -> dict[str, Any]:
     """The values of a node that calls a graph: what it passes on, or would by default, may be secret to that graph."""
     schema = object_in(values.get("input_schema"))
     properties = object_in(schema.get("properties"))
-    shown = {name: _without_secret_default(name, part) for name, part in properties.items()}
+    inputs = object_in(values.get("inputs"))
+    known = [*taken.get(str(values.get("graph_id")), {}).items(), *properties.items()]
+    known += [(base(pin), {}) for pin in inputs]
+    secret = {name for name, part in known if is_secret(name, part)}
+    shown = {name: _without_default(part) if name in secret else part for name, part in properties.items()}
     changes = {
         "input_schema": schema | ({"properties": shown} if properties else {}),
-        "inputs": _public_values(object_in(values.get("inputs")), properties),
+        "inputs": {pin: value for pin, value in inputs.items() if base(pin) not in secret},
     }
-    return values | {key: part for key, part in changes.items() if isinstance(values.get(key), dict)}
+    return {
+        pin: changes[pin] if pin in changes and isinstance(value, dict) else value
+        for pin, value in values.items()
+        if not secret & _named(pin)
+    }
 
 
-def _without_secret_default(name: str, schema: Any) -> Any:
-    if not is_secret(name, schema):
-        return schema
+def _named(pin: str) -> set[str]:
+    """What a pin may stand for in the graph that is called: itself, or what it reaches in `inputs`."""
+    name, steps = parse_pin(pin)
+    return {name, steps[0].key} if name == "inputs" and steps else {name}
+
+
+def _without_default(schema: Any) -> dict[str, Any]:
     return {key: part for key, part in object_in(schema).items() if key != "default"}

@@ -16,9 +16,8 @@ _REPLACED = {"title", "description", "default", "secret", "advanced"}
 
 def named_nodes(graph: Graph, catalogue: Catalogue, kind: BlockKind) -> Iterator[tuple[str, Node, BlockSpec]]:
     """The INPUT or OUTPUT nodes of a graph by the name they have outside, without those disabled or without one."""
-    for node in graph.nodes:
-        spec = catalogue.get(node.block_id)
-        if spec and spec.kind is kind and has_name(node) and not node.settings.disabled:
+    for node, spec in of_kind(graph, catalogue, kind):
+        if has_name(node):
             yield node.input_default["name"], node, spec
 
 
@@ -49,6 +48,14 @@ def output_schema(graph: Graph, catalogue: Catalogue) -> Schema:
     for name, node, spec in named_nodes(graph, catalogue, BlockKind.OUTPUT):
         properties.setdefault(name, _property(name, node, spec) | {"advanced": False})
     return _object(properties, list(properties))
+
+
+def of_kind(graph: Graph, catalogue: Catalogue, kind: BlockKind) -> Iterator[tuple[Node, BlockSpec]]:
+    """The nodes whose block is of a kind, without those disabled."""
+    for node in graph.nodes:
+        spec = catalogue.get(node.block_id)
+        if spec and spec.kind is kind and not node.settings.disabled:
+            yield node, spec
 
 
 def input_property(name: str, node: Node, spec: BlockSpec) -> Schema:
@@ -85,15 +92,19 @@ def _object(properties: dict[str, Schema], required: list[str]) -> Schema:
 
 def derived(graph: Graph, catalogue: Catalogue) -> Schema:
     """Every part of an agent file that follows from the others."""
+    trigger = next((spec for _, spec in of_kind(graph, catalogue, BlockKind.TRIGGER)), None)
     return {
         "input_schema": input_schema(graph, catalogue),
         "output_schema": output_schema(graph, catalogue),
         "credentials_input_schema": _object({}, []),
-        "has_external_trigger": False,
-        "has_human_in_the_loop": any(
-            (spec := catalogue.get(node.block_id)) and spec.kind is BlockKind.REVIEW and not node.settings.disabled
-            for node in graph.nodes
-        ),
+        "has_external_trigger": trigger is not None,
+        "has_human_in_the_loop": any(of_kind(graph, catalogue, BlockKind.REVIEW)),
         "has_sensitive_action": False,
-        "trigger_setup_info": None,
+        "trigger_setup_info": trigger and _trigger_setup(trigger),
     }
+
+
+def _trigger_setup(spec: BlockSpec) -> Schema:
+    """What is to be known to make a trigger: its node takes the payload of each delivery by itself."""
+    asked = {name: schema for name, schema in spec.input_schema["properties"].items() if name != "payload"}
+    return {"provider": "generic_webhook", "config_schema": _object(asked, []), "credentials_input_name": None}

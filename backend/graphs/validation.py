@@ -14,7 +14,7 @@ from backend.graphs.faults import printable
 from backend.graphs.graph import Graph, Node
 from backend.graphs.interface import Interface, interface
 from backend.graphs.pins import PinError, base, pin_error
-from backend.graphs.schemas import has_name, input_property, input_schema, named_nodes
+from backend.graphs.schemas import has_name, input_property, input_schema, named_nodes, of_kind
 from backend.graphs.topology import topology
 from backend.graphs.values import SHOWN, mismatch
 
@@ -63,6 +63,21 @@ def check_masks(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[
     nodes = {node.id: node for node in graph.nodes}
     found = (each for id, mask in masks.items() for each in _mask_problems(nodes.get(id), catalogue, id, mask))
     return list(islice(found, MAX_PROBLEMS))
+
+
+def check_payloads(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """The nodes that begin with what a trigger delivers, in a run to which nothing was delivered."""
+    nodes = (node for node, _ in of_kind(graph, catalogue, BlockKind.TRIGGER))
+    waiting = (node for node in nodes if "payload" not in {**node.input_default, **masks.get(node.id, {})})
+    return [_without_payload(node) for node in islice(waiting, MAX_PROBLEMS)]
+
+
+def _without_payload(node: Node) -> Problem:
+    message = (
+        f"The node {printable(node.id)} begins with what is delivered to a trigger of the agent, and this run has no"
+        " payload: make a trigger, or give its `payload` in `nodes_input_masks`."
+    )
+    return Problem(code="missing_payload", message=message, node_id=printable(node.id), pin="payload")
 
 
 def _mask_problems(node: Node | None, catalogue: Catalogue, node_id: str, mask: Mapping[str, Any]) -> Iterator[Problem]:

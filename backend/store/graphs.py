@@ -6,10 +6,10 @@ is there for its runs only, until the last of them is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 from uuid import UUID
 
 import orjson
@@ -43,8 +43,27 @@ class StoredGraph:
         return self.included_in or self.id
 
 
-_OF_BOTH = "id, version, is_active, name, document, included_in, user_id, created_at AS updated_at"
-_COLUMNS = f"{_OF_BOTH}, first_at AS created_at"
+@dataclass(frozen=True, slots=True)
+class ListedGraph:
+    """A graph without what may be large of it."""
+
+    id: UUID
+    version: int
+    is_active: bool
+    name: str
+    description: str
+    created_at: datetime
+    updated_at: datetime
+
+
+_COLUMNS = (
+    "id, version, is_active, name, document, included_in, user_id, first_at AS created_at, created_at AS updated_at"
+)
+_SHORT = "id, version, is_active, name, description, created_at AS updated_at"
+_SUMMARY = f"{_SHORT}, first_at AS created_at"
+
+# A user, a graph of theirs, and a version of it or None for the active one.
+Wanted = tuple[UUID, UUID, int | None]
 
 
 async def insert(
@@ -131,6 +150,23 @@ async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int 
     return _graph(row) if row else None
 
 
+async def get_many_kept(connection: Queryable, wanted: Sequence[Wanted]) -> dict[Wanted, StoredGraph]:
+    """Those that there are of many that are looked for as with `get_kept`."""
+    rows = await connection.fetch(
+        f"""
+        SELECT place, graph.* FROM unnest($1::uuid[], $2::uuid[], $3::int[]) WITH ORDINALITY
+            AS wanted (of_user, graph_id, graph_version, place),
+            LATERAL (
+                SELECT {_COLUMNS} FROM graphs
+                WHERE id = graph_id AND user_id = of_user AND deleted_at IS NULL
+                    AND (version = graph_version OR (graph_version IS NULL AND is_active))
+            ) AS graph
+        """,
+        *([each[column] for each in wanted] for column in range(3)),
+    )
+    return {wanted[row["place"] - 1]: _graph(row) for row in rows}
+
+
 async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
     """The name of a version of a graph of this user; None if there is no such version, or it is deleted."""
     return await connection.fetchval(
@@ -139,6 +175,20 @@ async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) 
         version,
         user_id,
     )
+
+
+async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+    """Those of the versions of graphs that this user has, and has not deleted."""
+    rows = await connection.fetch(
+        """
+        SELECT id, version FROM unnest($2::uuid[], $3::int[]) AS wanted (id, version) JOIN graphs USING (id, version)
+        WHERE user_id = $1 AND deleted_at IS NULL
+        """,
+        user_id,
+        [id for id, _ in wanted],
+        [version for _, version in wanted],
+    )
+    return {(row["id"], row["version"]) for row in rows}
 
 
 async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) -> str | None:
@@ -227,19 +277,41 @@ _LISTED = "FROM graphs WHERE user_id = $1 AND is_active AND included_in IS NULL"
 _SEARCHED = "lower(left(name, 200) || chr(10) || left(description, 500))"
 
 
-async def page(
-    connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, name: str | None = None
-) -> list[StoredGraph]:
-    """The active graphs of a user with this in their names, newest first, from just after the row at `before`."""
+class Page(TypedDict, total=False):
+    """Which part of a list is wanted: what is from just after the row at `before`, and has this in its name."""
+
+    limit: Required[int]
+    before: Place | None
+    name: str | None
+
+
+async def page(connection: Queryable, user_id: UUID, **wanted: Unpack[Page]) -> list[ListedGraph]:
+    """The active graphs of a user, newest first."""
+    return [_listed(row) for row in await _page(connection, _SUMMARY, user_id, **wanted)]
+
+
+async def whole_page(connection: Queryable, user_id: UUID, **wanted: Unpack[Page]) -> list[StoredGraph]:
+    """The same with their documents."""
+    return [_graph(row) for row in await _page(connection, _COLUMNS, user_id, **wanted)]
+
+
+async def _page(
+    connection: Queryable,
+    columns: str,
+    user_id: UUID,
+    *,
+    limit: int,
+    before: Place | None = None,
+    name: str | None = None,
+) -> list[Record]:
     condition, words = _having(name)
-    rows = await connection.fetch(
-        f"SELECT {_COLUMNS} {_LISTED} AND (first_at, id) < ($2, $3){condition}"
+    return await connection.fetch(
+        f"SELECT {columns} {_LISTED} AND (first_at, id) < ($2, $3){condition}"
         f" ORDER BY first_at DESC, id DESC LIMIT {limit:d}",
         user_id,
         *(before or START),
         *words,
     )
-    return [_graph(row) for row in rows]
 
 
 async def count(connection: Queryable, user_id: UUID, name: str | None = None) -> int:
@@ -258,12 +330,12 @@ def _having(name: str | None) -> tuple[str, list[str]]:
     )
 
 
-async def search(connection: Queryable, user_id: UUID, words: Sequence[str], limit: int) -> list[StoredGraph]:
+async def search(connection: Queryable, user_id: UUID, words: Sequence[str], limit: int) -> list[ListedGraph]:
     """Active graphs of a user that have each of the words in name or description: those first that have all in their
     names, then the newest."""
     rows = await connection.fetch(
         f"""
-        SELECT {_COLUMNS} {_LISTED}
+        SELECT {_SUMMARY} {_LISTED}
             AND text_parts({_SEARCHED}) @> ARRAY(SELECT unnest(text_parts(lower(word))) FROM unnest($2::text[]) AS word)
             AND (SELECT bool_and(position(lower(word) IN {_SEARCHED}) > 0) FROM unnest($2::text[]) AS word)
         ORDER BY (SELECT bool_and(position(lower(word) IN lower(name)) > 0) FROM unnest($2::text[]) AS word) DESC,
@@ -273,24 +345,28 @@ async def search(connection: Queryable, user_id: UUID, words: Sequence[str], lim
         user_id,
         words,
     )
-    return [_graph(row) for row in rows]
+    return [_listed(row) for row in rows]
 
 
-async def versions(connection: Queryable, id: UUID, *, limit: int, before: Place | None = None) -> list[StoredGraph]:
+async def versions(connection: Queryable, id: UUID, *, limit: int, before: Place | None = None) -> list[ListedGraph]:
     """The versions of a graph, newest first, from just after the row at `before`. `created_at` is that of each."""
     rows = await connection.fetch(
-        f"SELECT {_OF_BOTH}, created_at FROM graphs"
+        f"SELECT {_SHORT}, created_at FROM graphs"
         " WHERE id = $1 AND created_at <= $2 AND (created_at, id) < ($2, $3)"
         f" ORDER BY created_at DESC LIMIT {limit:d}",
         id,
         *(before or START),
     )
-    return [_graph(row) for row in rows]
+    return [_listed(row) for row in rows]
 
 
 async def count_versions(connection: Queryable, id: UUID) -> int:
     """How many there are. Their numbers have no gaps."""
     return await connection.fetchval(f"SELECT ({_NEWEST}) - ({_OLDEST}) + 1", id) or 0
+
+
+def _listed(row: Record) -> ListedGraph:
+    return ListedGraph(*(row[field] for field in ListedGraph.__slots__))
 
 
 def _graph(row: Record) -> StoredGraph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from uuid import UUID, uuid5
 
 
@@ -25,6 +26,11 @@ def node_run_id(run_id: UUID, number: int) -> UUID:
 def child_run_id(run_id: UUID, node_run: int, number: int) -> UUID:
     """Always the same for the `number`th run that a node run begins: so it cannot be begun twice."""
     return uuid5(run_id, f"{node_run}.{number}")
+
+
+def scheduled_run_id(schedule_id: UUID, time: datetime) -> UUID:
+    """Always the same for the run that a schedule begins at a time."""
+    return uuid5(schedule_id, time.astimezone(UTC).isoformat())
 
 
 def is_id(text: str) -> bool:

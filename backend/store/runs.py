@@ -33,7 +33,7 @@ class StoredRun:
     such runs it is below the first. A run that is a rerun has had events of the run `rerun_of` from its beginning.
     `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
     run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it. Whoever has the
-    `share_token` may see the outputs.
+    `share_token` may see the outputs. `schedule_id` is the schedule that began it.
     """
 
     id: UUID
@@ -61,6 +61,7 @@ class StoredRun:
     node_runs: int | None = None
     labels: dict[str, str] | None = None
     share_token: str | None = None
+    schedule_id: UUID | None = None
 
 
 class Options(TypedDict, total=False):
@@ -125,6 +126,51 @@ async def insert(
     )
     assert row is not None
     return run_of(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that a schedule or a trigger begins. Its id follows from what it is begun for: there is never a second."""
+
+    id: UUID
+    user_id: UUID
+    graph_id: UUID
+    graph_version: int
+    inputs: dict[str, Any]
+    input_masks: dict[str, dict[str, Any]] | None = None
+    schedule_id: UUID | None = None
+
+
+async def insert_begun(connection: Queryable, begun: Sequence[Begun]) -> set[UUID]:
+    """Queue runs, each once. Returns the ids of those that were not there already."""
+    rows = await connection.fetch(
+        """
+        WITH run AS (
+            INSERT INTO runs (
+                id, user_id, graph_id, graph_version, status, inputs, input_masks, schedule_id, limited
+            )
+            SELECT id, user_id, graph_id, graph_version, 'QUEUED', inputs, input_masks, schedule_id, EXISTS (
+                SELECT FROM graph_settings
+                WHERE graph_settings.graph_id = begun.graph_id AND max_concurrent_runs IS NOT NULL
+            )
+            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::json[], $6::json[], $7::uuid[])
+                AS begun (id, user_id, graph_id, graph_version, inputs, input_masks, schedule_id)
+            ON CONFLICT (id) DO NOTHING RETURNING id, created_at
+        ), event AS (
+            INSERT INTO run_events (run_id, number, type, data, created_at)
+            SELECT id, 1, 'run.queued', '{}', created_at FROM run
+        )
+        SELECT id, pg_notify('run_queued', id::text) FROM run
+        """,
+        [each.id for each in begun],
+        [each.user_id for each in begun],
+        [each.graph_id for each in begun],
+        [each.graph_version for each in begun],
+        [each.inputs for each in begun],
+        [each.input_masks for each in begun],
+        [each.schedule_id for each in begun],
+    )
+    return {row["id"] for row in rows}
 
 
 def label(key: str, value: str) -> str:
@@ -214,6 +260,7 @@ class Wanted(TypedDict, total=False):
     labels: Sequence[str] | None
     started_after: datetime | None
     started_before: datetime | None
+    schedule_id: UUID | None
 
 
 # The runs of each status as there are indexes of them.
@@ -260,7 +307,7 @@ def _listing(columns: str, user_id: UUID, before: Place, **wanted: Unpack[Wanted
     tables = _tables(wanted.get("labels") or (), arguments)
     by, id = ("label_0", "run_id") if wanted.get("labels") else ("runs", "id")
     conditions = [f"{by}.user_id = $1 AND ({by}.created_at, {by}.{id}) < ($2, $3)"]
-    for column, table in (("graph_id", by), ("parent_run_id", "runs"), ("rerun_of", "runs")):
+    for column, table in (("graph_id", by), ("parent_run_id", "runs"), ("rerun_of", "runs"), ("schedule_id", "runs")):
         if value := wanted.get(column):
             arguments.append(value)
             conditions.append(f"{table}.{column} = ${len(arguments)}")

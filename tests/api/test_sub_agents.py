@@ -94,11 +94,11 @@ async def test_an_agent_that_is_on_this_server_can_be_called(api: Any, executor:
     assert (await run(api, graph))["outputs"] == {"Output": ["x"]}
 
 
-@pytest.mark.parametrize("called", [str(UUID(int=7)), "no id"])
-async def test_a_call_of_an_agent_that_is_not_here_keeps_the_graph_from_running(api: Any, called: str):
-    graph = await stored(api, calling(called, 3))
+@pytest.mark.parametrize(("called", "version"), [(str(UUID(int=7)), 3), ("no id", 3), (str(UUID(int=7)), True)])
+async def test_a_call_of_an_agent_that_is_not_here_keeps_the_graph_from_running(api: Any, called: str, version: int):
+    graph = await stored(api, calling(called, version))
     [problem] = graph["problems"]
     assert (problem["code"], problem["pin"]) == ("unknown_graph", "graph_id")
-    assert f"{called} in version 3, which is not here: import it" in problem["message"]
+    assert f"{called} in version {version}, which is not here: import it" in problem["message"]
     refused = await run(api, graph)
     assert (refused["code"], refused["problems"]) == ("graph_not_runnable", [problem])

@@ -222,6 +222,24 @@ def test_an_export_holds_no_secret_and_the_graph_keeps_it():
     assert secrets.nodes[0].input_default["key"] == "s1"
 
 
+def test_what_a_call_passes_to_a_secret_input_is_not_in_an_export_however_it_is_written():
+    below = {"id": "s", "nodes": [node("pin", INPUT, name="pin", secret=True, value="s0")]}
+    schema = {"properties": {"pin": {"default": "s1"}, "city": {}}}
+    passed = {"pin": "s2", "pin_#_x": "s3", "my_credentials": "s4", "city": "Bonn"}
+    ways = {"inputs_#_pin": "s5", "inputs_#_pin_#_x": "s6", "pin": "s7", "nodes_input_masks_#_pin": {"value": "s8"}}
+    call = node(
+        "c", AGENT_EXECUTOR, graph_id="s", input_schema=schema, inputs=passed, **ways, **{"inputs_#_city": "Rome"}
+    )
+    found = export(graph(call, sub_graphs=[below]), CATALOGUE)
+    assert found["nodes"][0]["input_default"] == {
+        "graph_id": "s",
+        "input_schema": {"properties": {"pin": {}, "city": {}}},
+        "inputs": {"city": "Bonn"},
+        "inputs_#_city": "Rome",
+    }
+    assert found["sub_graphs"][0]["nodes"][0]["input_default"] == {"name": "pin", "secret": True}
+
+
 KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8).filter(
     lambda key: "credentials" not in key
 )

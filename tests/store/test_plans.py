@@ -183,6 +183,7 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "number of graphs of a name": lambda pool: graphs.count(pool, USER, "RARE n"),
     "search": lambda pool: graphs.search(pool, USER, ["name", "rar"], 200),
     "number of graphs": lambda pool: graphs.count(pool, USER),
+    "graphs that are called": lambda pool: graphs.kept(pool, USER, {(CHANGED, 20_000), (COMMON, 1), (uuid4(), 1)}),
     "graph of a user": lambda pool: graphs.get_kept(pool, USER, CHANGED),
     "versions": lambda pool: graphs.versions(pool, CHANGED, limit=21),
     "versions from a place on": lambda pool: graphs.versions(pool, CHANGED, limit=21, before=VERSION),

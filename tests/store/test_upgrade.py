@@ -56,6 +56,18 @@ async def test_graphs_stored_with_others_in_them_become_rows_of_their_own(empty_
     await asyncio.to_thread(upgrade, empty_database)
     rows = await connection.fetch("SELECT name, version, is_active FROM graphs WHERE included_in IS NOT NULL")
     assert sorted(map(tuple, rows)) == [("below", 6, True), ("lowest", 3, True)]
+    await asyncio.to_thread(command.downgrade, settings, "0005")
+    for text in ("does", "a\0b"):
+        document = json.dumps({"nodes": [], "description": text})
+        await connection.execute(
+            "INSERT INTO graphs (id, version, name, document, created_at) VALUES ($1, 1, '', $2, '2025-01-01')",
+            uuid4(),
+            document,
+        )
+    await asyncio.to_thread(upgrade, empty_database)
+    described = await connection.fetch("SELECT description FROM graphs WHERE first_at = '2025-01-01' ORDER BY 1")
+    assert [row["description"] for row in described] == ["", "does"]
+    await connection.execute("DELETE FROM graphs WHERE first_at = '2025-01-01'")
     await asyncio.to_thread(command.downgrade, settings, "0001")
     assert await connection.fetchval("SELECT count(*) FROM graphs") == 2
     await connection.close()

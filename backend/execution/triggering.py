@@ -1,0 +1,44 @@
+"""What a run begins with that a delivery to a trigger starts.
+
+If the agent begins with webhook nodes, they get the payload. Else it goes to the input that the trigger names; or to
+the only one that the trigger leaves open; or, of several, each key of it goes to the input of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+from backend.blocks import registry
+from backend.graphs.catalogue import BlockKind
+from backend.graphs.graph import Graph
+from backend.graphs.schemas import input_schema, of_kind
+
+Masks = dict[str, dict[str, Any]]
+
+
+class Values(NamedTuple):
+    inputs: dict[str, Any]
+    masks: Masks
+
+
+def values_for(graph: Graph, given: Mapping[str, Any], payload_input: str | None, payload: object) -> Values:
+    """From what the trigger gives each time, and the payload of this one."""
+    if nodes := [node.id for node, _ in of_kind(graph, registry.catalogue(), BlockKind.TRIGGER)]:
+        taken = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {"value": payload}
+        return Values(dict(given), {id: {"payload": taken} for id in nodes})
+    return Values({**given, **_inputs(input_names(graph) - given.keys(), payload_input, payload)}, {})
+
+
+def _inputs(open_: set[str], payload_input: str | None, payload: object) -> dict[str, Any]:
+    if payload_input is not None:
+        return {payload_input: payload}
+    if len(open_) == 1:
+        return {open_.pop(): payload}
+    if not isinstance(payload, dict):
+        return {}
+    return {name: value for name, value in cast("dict[str, Any]", payload).items() if name in open_}
+
+
+def input_names(graph: Graph) -> set[str]:
+    return {*input_schema(graph, registry.catalogue())["properties"]}
