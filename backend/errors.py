@@ -181,6 +181,18 @@ class UnknownBlock(NotFound):
     code, title = "unknown_block", "There is no such block"
 
 
+class UnknownCredential(NotFound):
+    """You have no credential with this id."""
+
+    code, title = "unknown_credential", "There is no such credential"
+
+
+class UnknownFile(NotFound):
+    """You have no file with this id; one that was kept for some hours only is gone after them."""
+
+    code, title = "unknown_file", "There is no such file"
+
+
 class MethodNotAllowed(ApiError):
     """The Allow header lists the methods of this address."""
 
@@ -235,6 +247,12 @@ class NotReplayable(Conflict):
     code, title = "not_replayable", "The delivery cannot be replayed"
 
 
+class FileExists(Conflict):
+    """You have a file of this name; `overwrite=true` puts the new one in its place."""
+
+    code, title = "file_exists", "There is a file of this name"
+
+
 class WebhookInactive(Conflict):
     """A webhook that is switched off is told nothing."""
 
@@ -269,6 +287,18 @@ class UnsupportedMediaType(ApiError):
     """A body has to be JSON and say so: `Content-Type: application/json`."""
 
     status, code, title = 415, "unsupported_media_type", "The body has to be JSON"
+
+
+class NotAForm(UnsupportedMediaType):
+    """A file is sent as a form: `multipart/form-data` with the part `file`."""
+
+    code, title = "not_a_form", "The body has to be a form with a file"
+
+
+class RangeNotSatisfiable(ApiError):
+    """The file has no bytes there; Content-Range says how many it has."""
+
+    status, code, title = 416, "range_not_satisfiable", "The file has no such bytes"
 
 
 class Unprocessable(ApiError):

@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     backend_cors_allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         default=(), description="comma-separated origins (https://app.example) whose pages may use this server"
     )
+    upload_file_size_limit_mb: int = Field(default=64, ge=1, le=2048, description="size of a file at most, in MiB")
     run_retention_days: int = Field(default=90, ge=0, description="days an ended run is kept; 0 keeps all")
     run_retention_count: int = Field(
         default=0, ge=0, description="ended runs of each agent that are kept, the newest; 0 keeps all"

@@ -20,6 +20,8 @@ from backend.blocks import registry
 from backend.blocks.block import Block, BlockError, Context
 from backend.blocks.coercion import InputError, prepare
 from backend.errors import BlockTimedOut, TooLarge, UnknownBlock, Unprocessable, UnsupportedMediaType
+from backend.execution.belongings import Belongings
+from backend.execution.redaction import log_raised
 from backend.graphs.pins import PinError, merge
 
 # Seconds a direct execution may take. What takes longer belongs into a run.
@@ -82,15 +84,17 @@ async def show(block_id: str, _: Reader) -> BlockDescription:
 async def execute(
     block_id: str,
     use: Use,
-    _: Annotated[Caller, needs(Permission.EXECUTE_BLOCK)],
+    caller: Annotated[Caller, needs(Permission.EXECUTE_BLOCK)],
     body: Annotated[dict[str, Any] | None, Body(description="a value for each input pin", examples=[{"a": 1}])] = None,
 ) -> Response:
-    """Answers what the block puts out, as {pin: [values]}. A block that fails puts out `error`; nothing is stored."""
+    """Answers what the block puts out, as {pin: [values]}. A block that fails puts out `error`; nothing is stored but
+    files that it keeps. It is given your credentials and files, as in a run."""
     block = _existing(block_id)
     block_input = _fitting(block, body or {})
     try:
         async with asyncio.timeout(TIME_LIMIT):
-            outputs = await _outputs(block, block_input, use.settings.trusted_hosts)
+            outside = Belongings(use.database, use.settings, caller.user_id)
+            outputs = await _outputs(block, block_input, use.settings.trusted_hosts, outside)
     except TimeoutError:
         raise BlockTimedOut(f"The {block.name} took longer than {TIME_LIMIT:.0f} seconds: use it in a graph.") from None
     return Response(outputs, media_type="application/json")
@@ -121,20 +125,20 @@ def _fitting(block: Block, pins: dict[str, Any]) -> Any:
         raise Unprocessable(str(error)) from None
 
 
-async def _outputs(block: Block, block_input: Any, trusted_hosts: tuple[str, ...]) -> bytes:
-    """Every value the block puts out, as JSON."""
+async def _outputs(block: Block, block_input: Any, trusted_hosts: tuple[str, ...], outside: Belongings) -> bytes:
+    """Every value the block puts out, as JSON, without the secrets it was given."""
     outputs: dict[str, list[Any]] = {}
     token = str(uuid4())
-    context = Context(token, token, 1, token, 1, token, trusted_hosts)
+    context = Context(token, token, 1, token, 1, token, trusted_hosts, outside=outside)
     try:
         async with aclosing(block.run(block_input, context)) as pins:  # pyright: ignore[reportArgumentType]
             async for pin, value in pins:
-                outputs.setdefault(pin, []).append(orjson.Fragment(orjson.dumps(value)))
+                outputs.setdefault(pin, []).append(orjson.Fragment(orjson.dumps(outside.redaction.value(value))))
     except BlockError as error:
-        outputs["error"] = [str(error)]
+        outputs["error"] = [outside.redaction.text(str(error))]
     except TimeoutError:
         raise
     except Exception as error:  # A block may raise anything; the person trying it wants to know what.
-        log.warning("block raised", block=block.name, exc_info=True)
-        outputs["error"] = [f"{type(error).__name__}: {error}"]
+        log_raised(error, outside.redaction, block=block.name)
+        outputs["error"] = [outside.redaction.text(f"{type(error).__name__}: {error}")]
     return orjson.dumps(outputs)

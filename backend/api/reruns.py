@@ -154,7 +154,7 @@ async def retry(
     run, graph = await _ended(use, caller, run_id)
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
-    found, masked = topology(graph, registry.catalogue()), run.input_masks or {}
+    found, masked = topology(graph, registry.catalogue()), run.masks
     done = await events.read_all(use.database, run_id)
     history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
     begun = await _begin(once, caller, run, run.inputs, history)
@@ -173,7 +173,7 @@ async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun
 async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str]) -> list[Event]:
     found = topology(graph, registry.catalogue())
     done = await events.read_all(use.database, run.id)
-    return rerun.kept(found, run.input_masks or {}, done, again=rerun.downstream(found, again))
+    return rerun.kept(found, run.masks, done, again=rerun.downstream(found, again))
 
 
 async def _begin(
@@ -192,6 +192,7 @@ async def _begin(
             priority=of.priority,
             rerun_of=of.id,
             input_masks=of.input_masks,
+            credentials=of.credentials,
             concurrency_key=of.concurrency_key,
             concurrency_limit=of.concurrency_limit,
             labels=of.labels,

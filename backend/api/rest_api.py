@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from backend.api import (
     api_keys,
     blocks,
+    credentials,
+    files,
     graph_settings,
     graph_versions,
     graphs,
@@ -135,6 +137,8 @@ def build_app(services: Services) -> FastAPI:
         webhooks,
         blocks,
         api_keys,
+        credentials,
+        files,
         health,
         pages,
     ):

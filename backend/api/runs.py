@@ -31,9 +31,12 @@ from backend.errors import (
     UnknownRun,
     UnsupportedMediaType,
 )
+from backend.execution.credentials import choose
 from backend.execution.history import History, NodeRun, fold
 from backend.execution.runnable import check, check_values, runnable
 from backend.graphs.catalogue import BlockKind
+from backend.graphs.credentials import without_secrets
+from backend.graphs.graph import Graph
 from backend.graphs.schemas import input_schema
 from backend.store import control, events, runs
 from backend.store.connection import Queryable
@@ -78,12 +81,24 @@ def _in_utc(text: str) -> datetime:
 Time = Annotated[datetime, BeforeValidator(_in_utc)]
 
 
+class CredentialReference(BaseModel):
+    """Which credential to use. What else is given is not kept."""
+
+    id: UUID
+    provider: str = Field(examples=["http"])
+    type: str = Field(examples=["host_scoped"])
+    title: str | None = None
+
+
 class StartRun(Body):
     """What a run begins with: a value for each input of the graph that has none of its own."""
 
     inputs: dict[str, Any] = Field(default={}, examples=[{"Input": 5}])
     nodes_input_masks: dict[str, dict[str, Any]] | None = Field(
         default=None, description="values for pins of nodes, by the id of the node, in place of whatever comes to them"
+    )
+    credentials_inputs: dict[str, CredentialReference] | None = Field(
+        default=None, description="one of your credentials for each slot of the graph's `credentials_input_schema`"
     )
     priority: Priority = 0
     concurrency_key: str | None = Field(
@@ -99,14 +114,17 @@ class StartRun(Body):
     dry_run: bool = Field(default=False, description="only check, and say what would run: no block does")
     source: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
     preset_id: Any = Field(default=None, description="taken from clients of AutoGPT, and passed over")
-    credentials_inputs: dict[str, Any] | None = Field(default=None, description="passed over")
+
+    @property
+    def masks(self) -> dict[str, dict[str, Any]]:
+        return {node_id: without_secrets(mask) for node_id, mask in (self.nodes_input_masks or {}).items()}
 
     def options(self, user_id: UUID) -> runs.Options:
         """What is kept of them with the run."""
         return {
             "user_id": user_id,
             "priority": self.priority,
-            "input_masks": self.nodes_input_masks or None,
+            "input_masks": self.masks or None,
             "concurrency_key": self.concurrency_key,
             "concurrency_limit": self.concurrency_limit if self.concurrency_key else None,
             "labels": self.labels or None,
@@ -142,6 +160,7 @@ class RunSummary(BaseModel):
     organization_id: None = None
     team_id: None = None
     schedule_id: UUID | None = Field(description="the schedule that began it")
+    credentials_inputs: dict[str, CredentialReference] = Field(description="the credentials that it uses, by slot")
 
 
 class NodeExecution(BaseModel):
@@ -285,12 +304,15 @@ async def start(
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier, wait)
     stored = await existing_graph(use.database, caller, graph_id, version)
-    check_values(await runnable(use.database, stored), body.inputs, body.nodes_input_masks or {})
+    graph = await runnable(use.database, stored)
+    check_values(graph, body.inputs, body.masks)
+    credentials = await chosen_credentials(use.database, caller, graph, body)
     if body.webhook:
         body.webhook.check(use, caller)
     if body.dry_run:
         return Response(_what_would_run(stored, body).model_dump_json(), media_type="application/json")
     id, options = new_id(), body.options(caller.user_id)
+    options["credentials"] = credentials
 
     async def insert(database: Queryable) -> StoredRun:
         if body.webhook:
@@ -333,6 +355,22 @@ def _what_would_run(stored: StoredGraph, body: StartRun) -> DryRun:
             if spec and spec.kind is not BlockKind.NOTE
         ],
     )
+
+
+async def chosen_credentials(
+    database: Queryable, caller: Caller, graph: Graph, body: StartRun
+) -> dict[str, dict[str, Any]] | None:
+    """What is kept of the credentials with the run, or InvalidInputs."""
+    given = {slot: reference.model_dump(mode="json") for slot, reference in (body.credentials_inputs or {}).items()}
+    kept, problems = await choose(database, caller.user_id, graph, given, body.masks)
+    if problems:
+        errors = [
+            {"pointer": f"/credentials_inputs/{each.pin}", "code": each.code, "message": each.message}
+            for each in problems
+        ]
+        shown = [each.model_dump() for each in problems]
+        raise InvalidInputs(" ".join(each.message for each in problems), errors=errors, problems=shown)
+    return kept or None
 
 
 @router.get(
@@ -500,6 +538,7 @@ def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
     fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
     parent = run.parent_run_id and node_run_id(run.parent_run_id, run.parent_node_run or 0)
     fields |= {"labels": run.labels or {}, "is_shared": run.share_token is not None}
+    fields["credentials_inputs"] = run.credentials or {}
     return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count, "parent_node_exec_id": parent}
 
 

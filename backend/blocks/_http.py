@@ -10,6 +10,7 @@ import asyncio
 import codecs
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,9 @@ from yarl import URL
 from backend.blocks._addresses import Guard, plain
 from backend.blocks.block import BlockError, Context
 from backend.blocks.json_values import as_text, json_text
+from backend.blocks.outside import Credentials, File, basic
 from backend.blocks.resources import kept
+from backend.graphs.credentials import covers
 
 TIMEOUT = aiohttp.ClientTimeout(total=300, sock_connect=10)  # seconds
 MAX_ANSWER = 32 * 1024 * 1024  # bytes, unpacked
@@ -37,6 +40,9 @@ _RESERVED = frozenset(("connection", "content-length", "host", "te", "trailer", 
 
 # Codecs of Python that no server means: some take very long, some make half characters.
 _NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
+
+# Makes the content of an answer of its bytes.
+Reading = Callable[[aiohttp.ClientResponse, bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,22 @@ class Answer:
     content: Any
 
 
-async def send(method: str, url: str, headers: dict[str, str], body: Body, context: Context) -> Answer:
+async def download(url: str, context: Context) -> File:
+    """The file at an address. Raises BlockError."""
+    answer = await send("GET", url, {}, Body(None, True), context, read=_as_file)
+    if answer.status != 200:
+        raise BlockError(f"{_parsed(url).host} does not give the file: it answers with status {answer.status}.")
+    return answer.content
+
+
+def _as_file(response: aiohttp.ClientResponse, content: bytes) -> File:
+    named = response.content_disposition.filename if response.content_disposition else None
+    return File(named or response.url.name or "file", response.content_type, content)
+
+
+async def send(
+    method: str, url: str, headers: dict[str, str], body: Body, context: Context, read: Reading | None = None
+) -> Answer:
     """Send a request and follow redirects. Raises BlockError, whose sentence tells no header and no path."""
     target = _parsed(url)
     headers = _checked(headers)
@@ -68,11 +89,36 @@ async def send(method: str, url: str, headers: dict[str, str], body: Body, conte
         headers["Idempotency-Key"] = context.token
     session = kept(("http", context.trusted_hosts), lambda: Session(context.trusted_hosts))
     try:
-        return await session.send(method, target, headers, body)
+        return await session.send(method, target, headers, body, read)
     except TimeoutError:
         raise BlockError(f"{target.host} took too long to answer.") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise BlockError(f"{target.host} could not be reached: {why(error)}.") from None
+
+
+def with_credentials(url: str, headers: dict[str, str], held: Credentials) -> dict[str, str]:
+    """The headers with those of a credential in place of others of the same name. Raises BlockError if it is for
+    another host."""
+    target = _parsed(url)
+    host = f"{_bracketed(target.raw_host or '')}:{target.port}"
+    if held.host and not covers(held.host, host):
+        raise BlockError(f"The credential is for the host {held.host}, and is not sent to {target.host}.")
+    own = _authentication(held)
+    return {**_without(headers, own), **own}
+
+
+def _authentication(held: Credentials) -> dict[str, str]:
+    match held.type:
+        case "host_scoped":
+            return dict(held.secret["headers"])
+        case "user_password":
+            return {"Authorization": f"Basic {basic(held.secret['username'], held.secret['password'])}"}
+        case _:
+            return {"Authorization": f"Bearer {held.secret['api_key']}"}
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _parsed(url: str) -> URL:
@@ -129,10 +175,12 @@ class Session:
     async def close(self) -> None:
         await self._client.close()
 
-    async def send(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer:
+    async def send(
+        self, method: str, url: URL, headers: dict[str, str], body: Body, read: Reading | None = None
+    ) -> Answer:
         async with asyncio.timeout(TIMEOUT.total):
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._hop(method, url, headers, body)
+                answer = await self._hop(method, url, headers, body, read or _content)
                 if isinstance(answer, Answer):
                     return answer
                 status, target = answer
@@ -143,7 +191,9 @@ class Session:
                 url = target
         raise BlockError(f"{url.host} redirects more than {MAX_REDIRECTS} times.")
 
-    async def _hop(self, method: str, url: URL, headers: dict[str, str], body: Body) -> Answer | tuple[int, URL]:
+    async def _hop(
+        self, method: str, url: URL, headers: dict[str, str], body: Body, read: Reading
+    ) -> Answer | tuple[int, URL]:
         options = body.options()
         options["headers"] = {**_without(options.get("headers", {}), headers), **headers}
         url = plain(url, self._trusted)
@@ -151,7 +201,7 @@ class Session:
             location = response.headers.get("Location") if response.status in _REDIRECTS else None
             if location:
                 return response.status, _target(url, location)
-            return Answer(response.status, _content(response, await _read(response)))
+            return Answer(response.status, read(response, await _read(response)))
 
 
 def _without(defaults: dict[str, str], headers: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backend.blocks.outside import Accepted as Accepted
 from backend.blocks.outside import BlockError as BlockError
 from backend.blocks.outside import Outside
 from backend.graphs.catalogue import BlockKind
@@ -101,6 +102,17 @@ def pin(
     if factory is not None:
         return Field(default_factory=factory, description=about, json_schema_extra=schema)
     return Field(default=default, description=about, json_schema_extra=schema)
+
+
+def credentials_pin(about: str, accepted: Accepted, *, discriminator: str | None = None) -> Any:
+    """Declare a pin for the reference to a credential, which `context.outside.credentials` opens. `discriminator` is
+    the pin with the URL that tells for which host it has to be."""
+    schema: dict[str, Any] = {
+        "credentials_provider": list(accepted.providers),
+        "credentials_types": list(accepted.types),
+        **({"discriminator": discriminator} if discriminator else {}),
+    }
+    return Field(description=about, json_schema_extra=schema)
 
 
 class BlockOutput(BaseModel):

@@ -24,7 +24,7 @@ class _Labels(BlockInput):
     secret: bool = pin("Whether to hide the value from view", default=False)
 
 
-class _OfAgent(_Labels):
+class OfAgent(_Labels):
     """The pins of an agent's input beside its value."""
 
     placeholder_values: Items = pin("Values to offer", factory=Items, hidden=True)
@@ -52,7 +52,7 @@ class AgentInputBlock(_AgentInput):
         Example({"name": "city"}),
     )
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: Any = pin("The value the agent is run with", default=None)
 
     class Output(BlockOutput):
@@ -65,7 +65,7 @@ class AgentShortTextInputBlock(_AgentInput):
     id = "7fcd3bcb-8e1b-4e69-903d-32d3d4a92158"
     examples = (Example({"name": "title", "value": "Hello"}, [("result", "Hello")]),)
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: ShortText | None = pin("The line of text", default=None, advanced=False)
 
     class Output(BlockOutput):
@@ -78,7 +78,7 @@ class AgentLongTextInputBlock(_AgentInput):
     id = "90a56ffb-7024-4b2b-ab50-e26c5e5ab8ba"
     examples = (Example({"name": "letter", "value": "Dear all,\nhello."}, [("result", "Dear all,\nhello.")]),)
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: LongText | None = pin("The text, of any number of lines", default=None, advanced=False)
 
     class Output(BlockOutput):
@@ -94,7 +94,7 @@ class AgentNumberInputBlock(_AgentInput):
         Example({"name": "count", "value": "3"}, [("result", 3)]),
     )
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: int | None = pin("The number", default=None, advanced=False)
 
     class Output(BlockOutput):
@@ -107,7 +107,7 @@ class AgentDateInputBlock(_AgentInput):
     id = "7e198b09-4994-47db-8b4d-952d98241817"
     examples = (Example({"name": "day", "value": "2026-03-01"}, [("result", "2026-03-01")]),)
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: date | None = pin("The date, as YYYY-MM-DD", default=None, advanced=False)
 
     class Output(BlockOutput):
@@ -120,7 +120,7 @@ class AgentTimeInputBlock(_AgentInput):
     id = "2a1c757e-86cf-4c7e-aacf-060dc382e434"
     examples = (Example({"name": "alarm", "value": "06:30"}, [("result", "06:30:00")]),)
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: time | None = pin("The time, as HH:MM or HH:MM:SS", default=None, advanced=False)
 
     class Output(BlockOutput):
@@ -133,7 +133,7 @@ class AgentDropdownInputBlock(_AgentInput):
     id = "655d6fdf-a334-421c-b733-520549c07cd1"
     examples = (Example({"name": "size", "value": "M", "placeholder_values": ["S", "M"]}, [("result", "M")]),)
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: str | None = pin("The text that was chosen", default=None, advanced=False)
         placeholder_values: Items = pin("The texts to choose from", factory=Items, advanced=False)
 
@@ -150,7 +150,7 @@ class AgentToggleInputBlock(_AgentInput):
         Example({"name": "polite"}, [("result", False)]),
     )
 
-    class Input(_OfAgent):
+    class Input(OfAgent):
         value: bool = pin("On or off", default=False, advanced=False)
 
     class Output(BlockOutput):

@@ -8,7 +8,9 @@ returned before. So a block that waits does nothing before its last wait that mu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import base64
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 Masks = dict[str, dict[str, Any]]
@@ -24,6 +26,37 @@ class Review(NamedTuple):
     approved: bool
     data: Any
     message: str
+
+
+class Accepted(NamedTuple):
+    """Which credentials a pin takes."""
+
+    providers: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+class File(NamedTuple):
+    """A file with all that is in it."""
+
+    name: str
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A credential, opened for one node run. `secret` has `api_key`; `username` and `password`; `headers`; or
+    `access_token` and what else came with it. Whatever of it a block puts out or says is redacted."""
+
+    provider: str
+    type: str
+    host: str | None
+    secret: Mapping[str, Any] = field(repr=False)
+
+
+def basic(username: str, password: str) -> str:
+    """What follows `Basic` in a header."""
+    return base64.b64encode(f"{username}:{password}".encode()).decode()
 
 
 class Outside:
@@ -51,3 +84,19 @@ class Outside:
     async def recall(self, key: str, *, across_agents: bool) -> Any:
         """The value that was kept; None if there is none."""
         return None
+
+    async def credentials(self, reference: Mapping[str, Any], accepted: Accepted) -> Credentials:
+        """Open the credential that a pin refers to. Raises BlockError if it is not there or not of an accepted kind."""
+        raise BlockError("No credentials can be used here: use the block in an agent.")
+
+    async def find_file(self, uri: str) -> None:
+        """Raises BlockError if there is no such file."""
+        raise BlockError("No files can be used here: use the block in an agent.")
+
+    async def open_file(self, uri: str) -> File:
+        """A file of the user who runs the agent. Raises BlockError if it is not there, or too large to be held."""
+        raise BlockError("No files can be used here: use the block in an agent.")
+
+    async def store_file(self, file: File) -> str:
+        """Keep a file among those of the user. Returns its URI: the same, if the node run is repeated."""
+        raise BlockError("No files can be kept here: use the block in an agent.")

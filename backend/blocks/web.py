@@ -1,8 +1,9 @@
-"""The block that sends HTTP requests."""
+"""The blocks that send HTTP requests."""
 
 from typing import Any, Literal
 
 from backend.blocks.block import (
+    Accepted,
     Block,
     BlockError,
     BlockInput,
@@ -12,6 +13,7 @@ from backend.blocks.block import (
     Example,
     Items,
     Pins,
+    credentials_pin,
     pin,
 )
 
@@ -55,6 +57,43 @@ class SendWebRequestBlock(Block):
             raise BlockError("Files cannot be sent yet: leave `files` empty.")
         body = _http.Body(input.body, input.json_format)
         answer = await _http.send(input.method, input.url, input.headers, body, context)
+        yield _pin_for(answer.status), answer.content
+
+
+ACCEPTED = Accepted(("http",), ("host_scoped", "api_key", "user_password"))
+
+
+class SendAuthenticatedWebRequestBlock(Block):
+    """Sends an HTTP request with a credential, which goes to no other host, and gives out the answer."""
+
+    id = "fff86bcd-e001-4bad-a7f6-2eae4720c8dc"
+    categories = (Category.OUTPUT,)
+    examples = (
+        Example(
+            {"url": "https://example.com", "credentials": {"id": "…", "provider": "http", "type": "host_scoped"}},
+            error="No credentials can be used here: use the block in an agent.",
+        ),
+    )
+
+    class Input(SendWebRequestBlock.Input):
+        credentials: dict[str, Any] = credentials_pin(
+            "The credential to send with it: headers for one host, an API key, or a name and password",
+            ACCEPTED,
+            discriminator="url",
+        )
+
+    class Output(SendWebRequestBlock.Output):
+        pass
+
+    async def run(self, input: Input, context: Context) -> Pins:
+        from backend.blocks import _http  # noqa: PLC0415
+
+        if input.files:
+            raise BlockError("Files cannot be sent yet: leave `files` empty.")
+        held = await context.outside.credentials(input.credentials, ACCEPTED)
+        headers = _http.with_credentials(input.url, input.headers, held)
+        body = _http.Body(input.body, input.json_format)
+        answer = await _http.send(input.method, input.url, headers, body, context)
         yield _pin_for(answer.status), answer.content
 
 

@@ -15,21 +15,22 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from backend.blocks.outside import BlockError, Masks, Outside, Review
+from backend.blocks.outside import BlockError, Masks, Review
+from backend.execution.belongings import Belongings
 from backend.execution.dataflow import NodeInputs
+from backend.execution.patience import patiently
 from backend.graphs.graph import MAX_VERSION
+from backend.settings import Settings
 from backend.store import events, graphs, kept_values, reviews, runs
 from backend.store.clock import CLOCK
-from backend.store.connection import PASSING, Queryable
+from backend.store.connection import Queryable
 from backend.store.events import ENDS, Event
-from backend.store.identifiers import child_run_id, node_run_id
+from backend.store.identifiers import child_run_id, file_id, node_run_id
 from backend.store.reviews import StoredReview
 from backend.store.runs import StoredRun
 
 # Runs that may be below one another: an agent that calls itself without end is told.
 MAX_DEPTH = 20
-# Seconds between attempts while the database is away.
-RETRY_EVERY = 0.25
 
 # What a node run waits for between two tries.
 RETRY = "retry"
@@ -66,17 +67,26 @@ class Waiter(Protocol):
     def go_on(self, inputs: NodeInputs) -> None: ...
 
 
-class NodeOutside(Outside):
+class NodeOutside(Belongings):
     """The outside of one node run, whose next wait is its `first`. The time it waits does not count towards `limit`."""
 
     def __init__(
-        self, run: Waiter, stored: StoredRun, database: Queryable, inputs: NodeInputs, *, first: int = 0
+        self,
+        run: Waiter,
+        stored: StoredRun,
+        database: Queryable,
+        settings: Settings,
+        inputs: NodeInputs,
+        *,
+        first: int = 0,
     ) -> None:
+        super().__init__(database, settings, stored.user_id)
         self._run = run
         self._stored = stored
         self._database = database
         self._inputs = inputs
         self._waits = first
+        self._files = 0
         self.limit = asyncio.timeout(None)
 
     async def sleep(self, seconds: float) -> None:
@@ -101,8 +111,8 @@ class NodeOutside(Outside):
         id = node_run_id(self._stored.id, self._inputs.number)
         await self._begin("review", review_id=str(id))
         number, node_id = self._inputs.number, self._inputs.node_id
-        text = instructions.replace("\0", "")
-        await _patiently(
+        payload, text = self.redaction.value(payload), self.redaction.text(instructions.replace("\0", ""))
+        await patiently(
             lambda: reviews.insert(self._database, self._stored, id, number, node_id, payload, text, editable)
         )
 
@@ -117,11 +127,12 @@ class NodeOutside(Outside):
         self, graph_id: str, version: int, inputs: dict[str, Any], masks: Masks | None
     ) -> AsyncGenerator[tuple[str, Any], None]:
         id, agent, name = await self._callee(graph_id, version)
+        inputs, masks = self.redaction.value(inputs), self.redaction.value(masks)
         child = child_run_id(self._stored.id, self._inputs.number, self._waits)
         await self._begin("run", child_run_id=str(child))
-        if child not in await _patiently(self._children):
+        if child not in await patiently(self._children):
             node_run = self._inputs.number
-            await _patiently(
+            await patiently(
                 lambda: runs.insert_child(self._database, self._stored, node_run, child, id, version, inputs, masks)
             )
         outputs = Outputs()
@@ -141,11 +152,16 @@ class NodeOutside(Outside):
 
     async def keep(self, key: str, value: Any, *, across_agents: bool) -> None:
         scope, run_id, number = self._scope(across_agents), self._stored.id, self._inputs.number
-        await _patiently(lambda: kept_values.keep(self._database, run_id, number, scope, key, value))
+        value = self.redaction.value(value)
+        await patiently(lambda: kept_values.keep(self._database, run_id, number, scope, key, value))
 
     async def recall(self, key: str, *, across_agents: bool) -> Any:
         scope = self._scope(across_agents)
-        return await _patiently(lambda: kept_values.recall(self._database, scope, key))
+        return await patiently(lambda: kept_values.recall(self._database, scope, key))
+
+    def next_file(self) -> UUID:
+        self._files += 1
+        return file_id(self._stored.id, self._inputs.number, self._files)
 
     def _children(self) -> Awaitable[Mapping[UUID, int]]:
         return self._run.children.newest(self._run.woken)
@@ -160,7 +176,7 @@ class NodeOutside(Outside):
         agent = f"{graph_id[:80]} in version {version}"
         with suppress(ValueError):
             id, version = UUID(graph_id), min(version, MAX_VERSION)
-            name = await _patiently(lambda: graphs.name_for(self._database, self._stored.id, id, version))
+            name = await patiently(lambda: graphs.name_for(self._database, self._stored.id, id, version))
             if name is not None:
                 return id, agent, name
         raise BlockError(f"there is no agent {agent}: import it, or choose another")
@@ -177,7 +193,7 @@ class NodeOutside(Outside):
             self.limit.reschedule(None)
         while True:
             woken = self._run.woken  # before the look: what happens after it is heard
-            if found := await _patiently(look):
+            if found := await patiently(look):
                 break
             self._run.wait(self._inputs, wait)
             try:
@@ -213,7 +229,7 @@ class Children:
         """Return when none of them is left that has not ended."""
         while True:
             news = woken()  # before the look: what happens after it is heard
-            if not await _patiently(lambda: runs.has_open_children(self._database, self._run_id)):
+            if not await patiently(lambda: runs.has_open_children(self._database, self._run_id)):
                 return
             await news.wait()
 
@@ -240,12 +256,3 @@ class Outputs:
         elif event.type == "node.output" and data["pin"] == "output" and data["node_run"] in self._names:
             return self._names[data["node_run"]], data["value"]
         return None
-
-
-async def _patiently(statement: Callable[[], Awaitable[T]]) -> T:
-    """The result of a statement, however long the database is away."""
-    while True:
-        try:
-            return await statement()
-        except PASSING:
-            await asyncio.sleep(RETRY_EVERY)

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-import structlog
 
 from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
@@ -27,7 +26,9 @@ from backend.execution.journal import Journal
 from backend.execution.never_ran import never_ran
 from backend.execution.outside import RETRY, Children, NodeOutside, Wait
 from backend.execution.plan import Plan, PlannedNode
+from backend.execution.redaction import NO_SECRETS, Redaction, log_raised
 from backend.graphs.pins import PinError, merge
+from backend.settings import Settings
 from backend.store.clock import CLOCK
 from backend.store.connection import Queryable
 from backend.store.events import Entry, Event
@@ -49,8 +50,6 @@ STOP_WITHIN = 1.5
 
 NOTHING = Counter[str]()
 
-log = structlog.get_logger()
-
 
 class ValueRefused(Exception):
     """A block put out something that cannot be kept: too large, or not JSON."""
@@ -65,7 +64,7 @@ class Run:
         stored: StoredRun,
         plan: Plan,
         journal: Journal,
-        trusted_hosts: tuple[str, ...],
+        settings: Settings,
         ended: Callable[[], None],
         database: Queryable,
         news: Callable[[], None] | None,
@@ -77,8 +76,8 @@ class Run:
         self._stored = stored
         self._plan = plan
         self._journal = journal
-        self._trusted_hosts = trusted_hosts
-        self._masks = stored.input_masks or {}
+        self._settings = settings
+        self._masks = stored.masks
         self._dataflow = Dataflow(plan.topology, self._masks)
         self._number = 0
         self._ready: deque[NodeInputs] = deque()
@@ -262,7 +261,7 @@ class Run:
         self._warn(inputs, warnings)
         if node.settings.retry:
             return self._begin_task(inputs, partial(self._try_all, node, inputs, block_input))
-        outside = NodeOutside(self, self._stored, self._database, inputs)
+        outside = self._outside(inputs)
         try:
             outputs = self._call(node, inputs, block_input, outside)
             if never_waits(outputs) and not self._careful and self._work_off(node, inputs, outputs):
@@ -270,6 +269,9 @@ class Run:
         except (Exception, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
             return self._end_node(inputs, self._reason(node, raised))
         self._begin_task(inputs, partial(self._try, node, inputs, lambda: outputs, outside))
+
+    def _outside(self, inputs: NodeInputs, first: int = 0) -> NodeOutside:
+        return NodeOutside(self, self._stored, self._database, self._settings, inputs, first=first)
 
     def _warn(self, inputs: NodeInputs, warnings: Iterable[str]) -> None:
         for warning in warnings:
@@ -306,7 +308,9 @@ class Run:
         """Run the block, again if it fails and the node's settings say so. Returns the error of the last try."""
         waits = self._waits.get(inputs.number, ())
         retries = [number for number, wait in enumerate(waits) if wait["for"] == RETRY]
-        outside = NodeOutside(self, self._stored, self._database, inputs, first=retries[-1] if retries else 0)
+        outside = NodeOutside(
+            self, self._stored, self._database, self._settings, inputs, first=retries[-1] if retries else 0
+        )
         if retries:  # by an earlier attempt at the run: the time is not over, perhaps
             await outside.before_retry(0, "")
         made = len(retries)
@@ -329,12 +333,13 @@ class Run:
         try:
             async with limit, aclosing(call()) as outputs:
                 async for pin, value in outputs:
-                    self._take(node, inputs, left, pin, value)
+                    self._take(node, inputs, left, pin, outside.redaction.value(value))
                     await self._until_there_is_room()
         except (Exception, asyncio.CancelledError) as raised:
             if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
                 raise
-            return self._reason(node, raised, f"took longer than {seconds:g} s" if limit.expired() else None)
+            late = f"took longer than {seconds:g} s" if limit.expired() else None
+            return self._reason(node, raised, late, outside.redaction)
         return None
 
     def _take(self, node: PlannedNode, inputs: NodeInputs, left: Counter[str], pin: str, value: Any) -> None:
@@ -348,14 +353,16 @@ class Run:
             if node.settings.retry:
                 self._recorded[inputs.number][pin] += 1
 
-    def _reason(self, node: PlannedNode, raised: BaseException, late: str | None = None) -> str:
+    def _reason(
+        self, node: PlannedNode, raised: BaseException, late: str | None = None, redaction: Redaction = NO_SECRETS
+    ) -> str:
         """Why a node failed. A block may raise anything; that ends its node, not the run or the executor."""
         if isinstance(raised, (BlockError, ValueRefused)):
-            return str(raised)
+            return redaction.text(str(raised))
         if late:
             return late
-        log.warning("block raised", run=str(self.id), node=node.id, block=node.block.name, exc_info=raised)
-        return f"{type(raised).__name__}: {raised}"
+        log_raised(raised, redaction, run=str(self.id), node=node.id, block=node.block.name)
+        return redaction.text(f"{type(raised).__name__}: {raised}")
 
     def _end_node(self, inputs: NodeInputs, error: str | None) -> None:
         if error is None:
@@ -376,7 +383,7 @@ class Run:
             node_id=node.id,
             node_run=inputs.number,
             token=f"{self.id}:{inputs.number}",
-            trusted_hosts=self._trusted_hosts,
+            trusted_hosts=self._settings.trusted_hosts,
             outside=outside,
         )
 

@@ -15,7 +15,7 @@ import structlog
 from backend.execution.firing import keep_schedules
 from backend.process.process import AsyncAppProcess
 from backend.settings import Settings
-from backend.store import deliveries, executors, idempotency, queue, rate_limits, retention, waking
+from backend.store import deliveries, executors, files, idempotency, queue, rate_limits, retention, waking
 from backend.store.address import database_address
 from backend.store.connection import PASSING, Pool, open_pool
 from backend.store.executors import DEAD_AFTER
@@ -104,6 +104,9 @@ async def delete_surplus(pool: Pool, settings: Settings) -> None:
             await idempotency.delete_old(pool)
             surplus = await retention.delete_surplus(pool, count) if count else 0
             await rate_limits.forget(pool)
+            expired = await files.delete_expired(pool)
+            if expired:
+                log.info("deleted files", expired=expired)
             await deliveries.delete_old(pool)
             if old or surplus:
                 log.info("deleted runs", too_old=old, too_many=surplus)

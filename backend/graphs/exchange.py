@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from backend.graphs.calls import with_calls_found
 from backend.graphs.catalogue import BlockKind, Catalogue
+from backend.graphs.credentials import without_secrets
 from backend.graphs.faults import Fault, GraphFileError
 from backend.graphs.graph import AGENT_EXECUTOR, Graph, Node, with_new_ids
 from backend.graphs.json_types import kind_of, object_in
@@ -46,7 +47,7 @@ def read_with_ids(document: object) -> Graph:
         raise GraphFileError([*shape_faults(error), *faults]) from None
     if faults:
         raise GraphFileError(faults)
-    return with_calls_found(graph, file).with_nodes(lambda node: _without(node, _OWNER))
+    return with_calls_found(graph, file).with_nodes(_taken)
 
 
 def _object(document: object) -> dict[str, Any]:
@@ -60,6 +61,12 @@ def _object(document: object) -> dict[str, Any]:
     file = cast("dict[str, Any]", document)
     check_depth(file)
     return file
+
+
+def _taken(node: Node) -> Node:
+    """The node without what may not be stored: whose it was, and keys where references to credentials belong."""
+    values = without_secrets(node.input_default)
+    return _without(node if values == node.input_default else _with_values(node, values), _OWNER)
 
 
 def _without(node: Node, of_call: set[str]) -> Node:

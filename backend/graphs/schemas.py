@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from backend.graphs.catalogue import BlockKind, BlockSpec, Catalogue
+from backend.graphs.credentials import credentials_schema
 from backend.graphs.graph import Graph, Node
 
 Schema = dict[str, Any]
@@ -96,7 +97,7 @@ def derived(graph: Graph, catalogue: Catalogue) -> Schema:
     return {
         "input_schema": input_schema(graph, catalogue),
         "output_schema": output_schema(graph, catalogue),
-        "credentials_input_schema": _object({}, []),
+        "credentials_input_schema": credentials_schema(graph, catalogue),
         "has_external_trigger": trigger is not None,
         "has_human_in_the_loop": any(of_kind(graph, catalogue, BlockKind.REVIEW)),
         "has_sensitive_action": False,

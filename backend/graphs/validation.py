@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from backend.graphs.catalogue import BlockKind, BlockSpec, Catalogue
+from backend.graphs.credentials import is_credentials
 from backend.graphs.faults import printable
 from backend.graphs.graph import Graph, Node
 from backend.graphs.interface import Interface, interface
@@ -165,7 +166,7 @@ class _Checker:
         if spec.kind in (BlockKind.INPUT, BlockKind.OUTPUT) and not has_name(node):
             given.discard("name")
         for pin in face.required:
-            if pin not in fed | given:
+            if pin not in fed | given and not is_credentials(face.inputs.get(pin)):  # the run has to say which
                 yield self._problem("missing_input", node, pin, f"needs `{pin}`: give it a value or link one to it")
 
     def _wrong_values(self, node: Node, face: Interface) -> Iterator[Problem]:

@@ -167,16 +167,6 @@ async def get_many_kept(connection: Queryable, wanted: Sequence[Wanted]) -> dict
     return {wanted[row["place"] - 1]: _graph(row) for row in rows}
 
 
-async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
-    """The name of a version of a graph of this user; None if there is no such version, or it is deleted."""
-    return await connection.fetchval(
-        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3 AND deleted_at IS NULL",
-        id,
-        version,
-        user_id,
-    )
-
-
 async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
     """Those of the versions of graphs that this user has, and has not deleted."""
     rows = await connection.fetch(
@@ -189,6 +179,13 @@ async def kept(connection: Queryable, user_id: UUID, wanted: Collection[tuple[UU
         [version for _, version in wanted],
     )
     return {(row["id"], row["version"]) for row in rows}
+
+
+async def name_of(connection: Queryable, user_id: UUID, id: UUID, version: int) -> str | None:
+    """The name of a version of a graph of this user, as its runs have it even when it is deleted."""
+    return await connection.fetchval(
+        "SELECT name FROM graphs WHERE id = $1 AND version = $2 AND user_id = $3", id, version, user_id
+    )
 
 
 async def name_for(connection: Queryable, run_id: UUID, id: UUID, version: int) -> str | None:

@@ -33,6 +33,11 @@ def scheduled_run_id(schedule_id: UUID, time: datetime) -> UUID:
     return uuid5(schedule_id, time.astimezone(UTC).isoformat())
 
 
+def file_id(run_id: UUID, node_run: int, number: int) -> UUID:
+    """Always the same for the `number`th file that a node run keeps."""
+    return uuid5(run_id, f"{node_run}.file.{number}")
+
+
 def is_id(text: str) -> bool:
     """Whether it is a UUID, written as ids are here."""
     try:

@@ -33,7 +33,8 @@ class StoredRun:
     such runs it is below the first. A run that is a rerun has had events of the run `rerun_of` from its beginning.
     `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
     run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it. Whoever has the
-    `share_token` may see the outputs. `schedule_id` is the schedule that began it.
+    `share_token` may see the outputs. `schedule_id` is the schedule that began it. `credentials` are references, by
+    slot {id, provider, type, title, nodes: {node id: pin}}, for the run and those below it.
     """
 
     id: UUID
@@ -62,6 +63,17 @@ class StoredRun:
     labels: dict[str, str] | None = None
     share_token: str | None = None
     schedule_id: UUID | None = None
+    credentials: dict[str, dict[str, Any]] | None = None
+
+    @property
+    def masks(self) -> dict[str, dict[str, Any]]:
+        """The values for pins of nodes, with the references to credentials."""
+        masks = dict(self.input_masks or {})
+        for slot in (self.credentials or {}).values():
+            reference = {key: value for key, value in slot.items() if key != "nodes"}
+            for node_id, pin in slot["nodes"].items():
+                masks[node_id] = masks.get(node_id, {}) | {pin: reference}
+        return masks
 
 
 class Options(TypedDict, total=False):
@@ -73,6 +85,7 @@ class Options(TypedDict, total=False):
     input_masks: dict[str, dict[str, Any]] | None
     concurrency_key: str | None
     concurrency_limit: int | None
+    credentials: dict[str, dict[str, Any]] | None
     labels: dict[str, str] | None
 
 
@@ -81,9 +94,9 @@ _QUEUE = """
     WITH run AS (
         INSERT INTO runs (
             id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
-            concurrency_limit, user_id, labels, limited
+            concurrency_limit, user_id, labels, credentials, limited
         ) VALUES (
-            $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11,
+            $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11, $12,
             $8::text IS NOT NULL OR EXISTS (
                 SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
             )
@@ -94,7 +107,7 @@ _QUEUE = """
     )"""
 _LABELLED = """, labelled AS (
         INSERT INTO run_labels (user_id, graph_id, label, created_at, run_id)
-        SELECT user_id, graph_id, label, created_at, id FROM run, unnest($12::text[]) AS label
+        SELECT user_id, graph_id, label, created_at, id FROM run, unnest($13::text[]) AS label
     )"""
 _HINTED = " SELECT run.*, pg_notify('run_queued', run.id::text) FROM run"
 
@@ -122,6 +135,7 @@ async def insert(
         options.get("concurrency_limit"),
         options.get("user_id", DEFAULT_USER),
         labels,
+        options.get("credentials"),
         *([[label(*each) for each in labels.items()]] if labels else ()),
     )
     assert row is not None
@@ -195,14 +209,15 @@ async def insert_child(
     await connection.execute(
         """
         WITH parent AS (
-            SELECT id, priority, paused, user_id FROM runs
+            SELECT id, priority, paused, user_id, credentials FROM runs
             WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         ), run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth,
-                input_masks, priority, paused, user_id
+                input_masks, priority, paused, user_id, credentials
             )
-            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id FROM parent
+            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id, credentials
+            FROM parent
             ON CONFLICT (id) DO NOTHING RETURNING *
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)

@@ -133,7 +133,7 @@ async def seen(connection: Queryable, trigger_id: UUID, key: str, within: timede
     row = await connection.fetchrow(
         f"""
         SELECT {_DELIVERY} FROM trigger_deliveries
-        WHERE trigger_id = $1 AND key = $2 AND outcome = 'STARTED' AND created_at > clock_timestamp() - $3::interval
+        WHERE trigger_id = $1 AND key = $2 AND outcome = 'STARTED' AND created_at > now() - $3::interval
         ORDER BY created_at DESC LIMIT 1
         """,
         trigger_id,
@@ -179,22 +179,22 @@ async def insert_delivery(
         more.get("error"),
         more.get("replay_of"),
     )
+    # Spelt out: of a parameter it is not seen beforehand that next to nothing is older.
     await connection.execute(
-        """
+        f"""
         WITH last AS (
             SELECT created_at, id FROM trigger_deliveries WHERE trigger_id = $1 AND shown
             ORDER BY created_at DESC, id DESC OFFSET $2 LIMIT 1
         ), forgotten AS (
             DELETE FROM trigger_deliveries
-            WHERE trigger_id = $1 AND NOT shown AND created_at < clock_timestamp() - $3::interval
+            WHERE trigger_id = $1 AND NOT shown AND created_at < now() - interval '{REMEMBERED.days} days'
         )
-        UPDATE trigger_deliveries SET shown = false, headers = '{}', body = '' FROM last
+        UPDATE trigger_deliveries SET shown = false, headers = '{{}}', body = '' FROM last
         WHERE trigger_id = $1 AND shown
             AND (trigger_deliveries.created_at, trigger_deliveries.id) <= (last.created_at, last.id)
         """,
         trigger_id,
         SHOWN,
-        REMEMBERED,
     )
     return id
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from pydantic import SecretStr
 from backend.api import rest_api, websocket_api
 from backend.api.access import Permission
 from backend.api.streams import event_json, sse_chunk
-from backend.execution.executor import Worker
 from backend.settings import Settings
 from backend.store import api_keys, graphs, queue, runs, users
 from backend.store.connection import Pool, open_pool
 from backend.store.identifiers import new_id
-from tests.api.server import ECHO, FakeRun, serving
+from tests.api.server import ECHO, FakeRun, executing, serving
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +61,8 @@ async def api(rest_address: str) -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture
 async def executor(settings: Settings, database: Pool) -> AsyncIterator[None]:
     """Somebody who works on the runs."""
-    worker, stopping = Worker(database, settings), asyncio.Event()
-    await worker.join()
-    assert settings.database_url
-    working = asyncio.create_task(worker.work(settings.database_url, stopping))
-    yield
-    stopping.set()
-    await working
-    await worker.leave()
+    async with executing(settings, database):
+        yield
 
 
 @pytest.fixture

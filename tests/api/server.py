@@ -15,6 +15,8 @@ from backend.api.authentication import Keys
 from backend.api.metrics import Metrics
 from backend.api.services import Services
 from backend.api.serving import serve_with_feed
+from backend.blocks.resources import close_resources
+from backend.execution.executor import Worker
 from backend.process import sockets
 from backend.settings import Settings
 from backend.store import events
@@ -50,6 +52,21 @@ async def serving(
     finally:
         stopping.set()
         await server
+        await close_resources()
+
+
+@asynccontextmanager
+async def executing(settings: Settings, database: Pool) -> AsyncIterator[None]:
+    """Somebody works on the runs."""
+    worker, stopping = Worker(database, settings), asyncio.Event()
+    await worker.join()
+    assert settings.database_url
+    working = asyncio.create_task(worker.work(settings.database_url, stopping))
+    yield
+    stopping.set()
+    await working
+    await worker.leave()
+    await close_resources()
 
 
 class FakeRun:

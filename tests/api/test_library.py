@@ -28,8 +28,10 @@ async def test_each_graph_is_an_agent_of_the_library(api: Any, executor: None):
     assert await ask(api, "GET", f"/graphs/{graph['id']}/library-agent") == (200, agent)
     _, listed = await ask(api, "GET", "/library/agents?name=ECHO")
     assert (listed["items"], listed["total_count"]) == ([agent], 1)
-    status, run = await ask(api, "POST", f"{path}/runs?wait=20", {"inputs": {"Input": 5}})
+    once = {"Idempotency-Key": "once"}
+    status, run = await ask(api, "POST", f"{path}/runs?wait=20", {"inputs": {"Input": 5}}, **once)
     assert (status, run["outputs"]) == (200, {"Output": [5]})
+    assert (await ask(api, "POST", f"{path}/runs?wait=20", {"inputs": {"Input": 5}}, **once))[1]["id"] == run["id"]
     status, copy = await ask(api, "POST", f"{path}/fork")
     assert (status, copy["name"], copy["id"] != graph["id"]) == (201, "Echo (copy)", True)
 

@@ -16,6 +16,7 @@ import orjson
 from backend.execution.plan import Plan, make_plan
 from backend.execution.run import Run
 from backend.graphs.graph import Graph
+from backend.settings import Settings
 from backend.store.events import Entry, Event
 from backend.store.runs import StoredRun
 
@@ -86,7 +87,7 @@ def stored_run(inputs: dict[str, Any], masks: dict[str, Any], attempt: int) -> S
 
 
 async def execute_once(plan: Plan, stored: StoredRun, journal: MemoryJournal, history: list[Event]):
-    run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
+    run = Run(stored, plan, journal, Settings(), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     async with asyncio.timeout(10):
         await journal.closed.wait()

@@ -14,6 +14,7 @@ from backend.execution.at_once import at_once, close_at_once, never_waits
 from backend.execution.plan import make_plan
 from backend.execution.run import MAX_UNWRITTEN, Run
 from backend.graphs.graph import Graph
+from backend.settings import Settings
 from backend.store.events import Entry, Event
 from backend.store.runs import StoredRun
 from tests.execution.engine import Engine, calls
@@ -46,7 +47,7 @@ def begun(journal: SlowJournal, history: list[Event], block: str, **given: Any) 
     now = datetime.now(UTC)
     stored = StoredRun(RUN, RUN, 1, "RUNNING", {}, None, False, 1, RUN, now, now, None, None, None, 0)
     plan = make_plan(Graph.model_validate(document), RUN, 1)
-    run = Run(stored, plan, journal, (), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
+    run = Run(stored, plan, journal, Settings(), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     return run
 
