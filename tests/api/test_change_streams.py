@@ -14,6 +14,7 @@ import pytest
 from backend.store import changes, control, graphs, runs
 from backend.store.connection import Pool
 from backend.store.identifiers import new_id
+from backend.store.runs import QUEUED
 from backend.store.users import DEFAULT_USER
 from backend.store.watch import Watch
 from tests.api.server import FakeRun
@@ -168,6 +169,33 @@ async def test_a_reader_that_falls_behind_what_is_kept_in_memory_misses_nothing(
             break
     assert len(seen) == 12
     assert set(seen) == whole(begun)
+
+
+async def first_of(batches: Any) -> Any:
+    return await anext(batch async for _, batch in batches if batch)
+
+
+async def test_a_look_waits_for_the_hints_of_all_that_it_can_see(database, graph_id, monkeypatch):
+    monkeypatch.setattr("backend.store.watch.HEARD_WITHIN", 3600)
+    called, call_turn = asyncio.Queue[str](), changes.call_turn
+
+    async def calling(connection: Any, name: str) -> changes.Position:
+        position = await call_turn(connection, name)
+        called.put_nowait(name)
+        return position
+
+    monkeypatch.setattr(changes, "call_turn", calling)
+    watch = Watch(database)
+    batches = watch.follow(await changes.here(database), DEFAULT_USER, graph_id, idle=0)
+    await anext(batches)
+    run_id = await begin_late(database, graph_id, 0)
+    watch.heard(QUEUED, str(new_id()))
+    news = asyncio.ensure_future(first_of(batches))
+    name = await called.get()
+    watch.heard(QUEUED, str(run_id))
+    watch.heard(changes.TURN, name)
+    assert [change.run_id for change in await asyncio.wait_for(news, 10)] == [run_id]
+    watch.close()
 
 
 @pytest.mark.parametrize(
