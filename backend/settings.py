@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -43,6 +44,7 @@ def _none_if_empty(value: object) -> object:
     return value or None
 
 
+@lru_cache(1000)
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server on this host."""
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):

@@ -44,14 +44,13 @@ app = FastAPI(lifespan=_with_pool)
 @app.get("/runs/{run_id}")
 async def show(run_id: UUID, request: Request) -> RunDetail:
     pool: Pool = request.app.state.pool
-    run = await pool.fetchrow("SELECT * FROM runs WHERE id = $1 AND user_id = $2", run_id, DEFAULT_USER)
-    if run is None:
+    run = await pool.fetchrow(f"SELECT * FROM runs JOIN ({COUNTS}) AS counts ON top = id", [run_id])
+    if run is None or run["user_id"] != DEFAULT_USER:
         raise HTTPException(404)
     rows = await pool.fetch(
         "SELECT number, type, data, created_at FROM run_events WHERE run_id = $1 ORDER BY number", run_id
     )
-    count = await pool.fetchval(f"SELECT count FROM ({COUNTS}) AS counts", [run_id])
-    return _detail(run, int(count), [Event(*row) for row in rows])
+    return _detail(run, int(run["count"]), [Event(*row) for row in rows])
 
 
 @app.get("/runs")

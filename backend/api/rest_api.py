@@ -119,15 +119,15 @@ def build_app(services: Services) -> FastAPI:
         responses=COMMON,
     )
     app.state.services = services
-    # Before /runs/{id}, which would take /runs/reviews for a run.
+    # An address is looked for in this order: first comes what is asked for most.
     for resource in (
+        runs,
         reviews,
         graphs,
         graph_versions,
         graph_settings,
         library,
         search,
-        runs,
         reruns,
         sharing,
         schedules,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -44,7 +43,7 @@ from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id, node_run_id
 from backend.store.retention import delete_run
 from backend.store.runs import StoredRun
-from backend.store.statistics import node_run_counts
+from backend.store.statistics import get_counted, node_run_counts
 
 # Seconds a start may be asked to wait for the end of the run.
 MAX_WAIT = 300
@@ -227,32 +226,32 @@ class RunDetail(RunSummary):
     waiting: list[Waiting] = Field(description="what was left waiting for more when the run ended by itself")
 
 
-class Filters:
-    """Which runs are listed: those that meet all that is given."""
+async def _wanted(
+    status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
+    statuses: Annotated[list[Status] | None, Query(description="another name of `status`")] = None,
+    parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
+    rerun_of: Annotated[UUID | None, Query(description="only runs that run this one again")] = None,
+    schedule_id: Annotated[UUID | None, Query(description="only runs that this schedule began")] = None,
+    label: Annotated[
+        list[Label] | None,
+        Query(max_length=20, description="only runs with this label, `key:value`; may be repeated: with all"),
+    ] = None,
+    started_after: Annotated[Time | None, Query(description="only runs that were started then or later")] = None,
+    started_before: Annotated[Time | None, Query(description="only runs that were started before")] = None,
+) -> runs.Wanted:
+    return {
+        "statuses": [*(status or ()), *(statuses or ())] or None,
+        "parent_run_id": parent_run_id,
+        "rerun_of": rerun_of,
+        "schedule_id": schedule_id,
+        "labels": list(dict.fromkeys(label or ())),
+        "started_after": started_after,
+        "started_before": started_before,
+    }
 
-    def __init__(
-        self,
-        status: Annotated[list[Status] | None, Query(description="only runs in one of these; may be repeated")] = None,
-        statuses: Annotated[list[Status] | None, Query(description="another name of `status`")] = None,
-        parent_run_id: Annotated[UUID | None, Query(description="only runs that nodes of this run began")] = None,
-        rerun_of: Annotated[UUID | None, Query(description="only runs that run this one again")] = None,
-        schedule_id: Annotated[UUID | None, Query(description="only runs that this schedule began")] = None,
-        label: Annotated[
-            list[Label] | None,
-            Query(max_length=20, description="only runs with this label, `key:value`; may be repeated: with all"),
-        ] = None,
-        started_after: Annotated[Time | None, Query(description="only runs that were started then or later")] = None,
-        started_before: Annotated[Time | None, Query(description="only runs that were started before")] = None,
-    ) -> None:
-        self.wanted: runs.Wanted = {
-            "statuses": [*(status or ()), *(statuses or ())] or None,
-            "parent_run_id": parent_run_id,
-            "rerun_of": rerun_of,
-            "schedule_id": schedule_id,
-            "labels": list(dict.fromkeys(label or ())),
-            "started_after": started_after,
-            "started_before": started_before,
-        }
+
+# Which runs are listed: those that meet all that is given.
+Filters = Annotated[runs.Wanted, Depends(_wanted)]
 
 
 class NodeToRun(BaseModel):
@@ -380,11 +379,11 @@ async def list_(
     use: Use,
     caller: Reader,
     after: After,
-    filters: Annotated[Filters, Depends()],
+    filters: Filters,
     limit: Limit = 20,
     graph_id: Annotated[UUID | None, Query(description="only runs of this graph")] = None,
 ) -> Page[RunSummary]:
-    wanted: runs.Wanted = {**filters.wanted, "graph_id": graph_id}
+    wanted: runs.Wanted = {**filters, "graph_id": graph_id}
     rows = await runs.page(use.database, caller.user_id, limit=limit + 1, before=after, **wanted)
     shown, next_cursor = cut(rows, limit)
     counts = await node_run_counts(use.database, [run.id for run in shown])
@@ -406,7 +405,7 @@ async def list_of_graph(
     use: Use,
     caller: Reader,
     after: After,
-    filters: Annotated[Filters, Depends()],
+    filters: Filters,
     limit: Limit = 20,
 ) -> Page[RunSummary]:
     await existing_graph(use.database, caller, graph_id, None)
@@ -512,36 +511,45 @@ def _unknown(run_id: UUID) -> UnknownRun:
 async def read_detail(database: Queryable, caller: Caller, run_id: UUID) -> RunDetail:
     """The run with all that has happened in it, or UnknownRun."""
     # In this order: a run seen as ended has all its events.
-    run = await existing_run(database, caller, run_id)
-    history = fold(await events.read_all(database, run_id))
-    counts = await node_run_counts(database, [run_id])
-    return _detail(run, history, counts.get(run_id, 0))
+    run, node_exec_count = await get_counted(database, run_id) or (None, 0)
+    if run is None or run.user_id != caller.user_id:
+        raise _unknown(run_id)
+    return _detail(run, fold(await events.read_all(database, run_id)), node_exec_count)
 
 
 def _detail(run: StoredRun, history: History, node_exec_count: int) -> RunDetail:
-    executions = [_node_execution(run.id, node_run) for node_run in history.node_runs.values()]
-    summary = _summary(run, node_exec_count)
-    return RunDetail(
-        **summary,
-        attempt=run.attempt,
-        outputs=history.outputs,
-        node_executions=executions,
-        warnings=[Warning(**warning) for warning in history.warnings],
-        failure=Failure(**history.failure) if history.failure else None,
-        never_ran=[NeverRan(**each) for each in history.never_ran],
-        waiting=[Waiting(**each) for each in history.waiting],
+    return RunDetail.model_validate(
+        {
+            **_summary(run, node_exec_count),
+            "attempt": run.attempt,
+            "outputs": history.outputs,
+            "node_executions": [_node_execution(run.id, node_run) for node_run in history.node_runs.values()],
+            "warnings": history.warnings,
+            "failure": history.failure,
+            "never_ran": history.never_ran,
+            "waiting": history.waiting,
+        }
     )
 
 
-def _summary(run: StoredRun, node_exec_count: int) -> Mapping[str, Any]:
+# What is shown of a run as it is stored, and of a node run as it is folded.
+_OF_RUN = [name for name in StoredRun.__slots__ if name in RunSummary.model_fields]
+_OF_NODE_RUN = list(NodeRun.__slots__)
+
+
+def _summary(run: StoredRun, node_exec_count: int) -> dict[str, Any]:
     duration = (run.ended_at - run.started_at).total_seconds() if run.ended_at and run.started_at else None
-    fields = {name: getattr(run, name) for name in StoredRun.__slots__ if name in RunSummary.model_fields}
     parent = run.parent_run_id and node_run_id(run.parent_run_id, run.parent_node_run or 0)
-    fields |= {"labels": run.labels or {}, "is_shared": run.share_token is not None}
-    fields["credentials_inputs"] = run.credentials or {}
-    return {**fields, "duration_seconds": duration, "node_exec_count": node_exec_count, "parent_node_exec_id": parent}
+    return {name: getattr(run, name) for name in _OF_RUN} | {
+        "labels": run.labels or {},
+        "is_shared": run.share_token is not None,
+        "credentials_inputs": run.credentials or {},
+        "duration_seconds": duration,
+        "node_exec_count": node_exec_count,
+        "parent_node_exec_id": parent,
+    }
 
 
-def _node_execution(run_id: UUID, node_run: NodeRun) -> NodeExecution:
-    fields = {name: getattr(node_run, name) for name in NodeRun.__slots__}
-    return NodeExecution.model_construct(id=node_run_id(run_id, node_run.number), **fields)
+def _node_execution(run_id: UUID, node_run: NodeRun) -> dict[str, Any]:
+    fields = {name: getattr(node_run, name) for name in _OF_NODE_RUN}
+    return {"id": node_run_id(run_id, node_run.number), **fields}

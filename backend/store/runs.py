@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
@@ -392,5 +393,8 @@ async def shared(connection: Queryable, token: str) -> StoredRun | None:
     return run_of(row) if row else None
 
 
+_fields = itemgetter(*StoredRun.__slots__)
+
+
 def run_of(row: Record) -> StoredRun:
-    return StoredRun(*(row[field] for field in StoredRun.__slots__))
+    return StoredRun(*_fields(row))
