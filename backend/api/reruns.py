@@ -16,8 +16,10 @@ from backend.api.graphs import existing_graph
 from backend.api.once import IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, Starter, answer_begun, existing_run
+from backend.api.run_model import RunDetail
+from backend.api.runs import existing_run
 from backend.api.services import Services, Use
+from backend.api.starts import Starter, answer_begun
 from backend.blocks import registry
 from backend.errors import (
     GraphNotRunnable,

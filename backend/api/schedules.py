@@ -18,7 +18,8 @@ from backend.api.graphs import existing_graph
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, read_detail
+from backend.api.run_model import RunDetail
+from backend.api.runs import read_detail
 from backend.api.services import Use
 from backend.errors import (
     GraphNotRunnable,
