@@ -13,6 +13,7 @@ from pydantic import Field
 from backend.api.access import Caller
 from backend.api.body import Body, JsonRoute
 from backend.api.graphs import existing_graph
+from backend.api.middleware import request_id
 from backend.api.once import IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
@@ -198,6 +199,7 @@ async def _begin(
             concurrency_key=of.concurrency_key,
             concurrency_limit=of.concurrency_limit,
             labels=of.labels,
+            request_id=request_id(),
         )
         await events.add(connection, id, history)
         # Had it been deleted while it was read, what is kept would lack something.

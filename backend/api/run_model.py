@@ -25,6 +25,13 @@ class CredentialReference(BaseModel):
     title: str | None = None
 
 
+References = dict[str, CredentialReference]
+
+
+def kept_references(given: References) -> dict[str, dict[str, Any]]:
+    return {slot: reference.model_dump(mode="json") for slot, reference in given.items()}
+
+
 class RunSummary(BaseModel):
     """A run as it is listed."""
 
@@ -54,7 +61,10 @@ class RunSummary(BaseModel):
     organization_id: None = None
     team_id: None = None
     schedule_id: UUID | None = Field(description="the schedule that began it")
-    credentials_inputs: dict[str, CredentialReference] = Field(description="the credentials that it uses, by slot")
+    credentials_inputs: References = Field(description="the credentials that it uses, by slot")
+    request_id: str | None = Field(
+        description="the X-Request-Id of the request that began it, by which the logs tell of it"
+    )
 
 
 class NodeExecution(BaseModel):

@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import Body, JsonRoute
 from backend.api.graphs import Version, existing_graph
+from backend.api.middleware import request_id
 from backend.api.once import REPLAYED, IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.run_model import CredentialReference, RunDetail, detail_of
+from backend.api.run_model import References, RunDetail, detail_of, kept_references
 from backend.api.run_webhooks import RunWebhook
 from backend.api.runs import existing_run, read_detail
 from backend.api.services import Services, Use
@@ -27,12 +28,10 @@ from backend.errors import (
     UnknownGraph,
     UnsupportedMediaType,
 )
-from backend.execution.credentials import choose
 from backend.execution.history import History
-from backend.execution.runnable import check, check_values, runnable
+from backend.execution.runnable import check, check_values, chosen_credentials, runnable
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.credentials import without_secrets
-from backend.graphs.graph import Graph
 from backend.graphs.schemas import input_schema
 from backend.store import runs
 from backend.store.connection import Queryable
@@ -63,7 +62,7 @@ class StartRun(Body):
     nodes_input_masks: dict[str, dict[str, Any]] | None = Field(
         default=None, description="values for pins of nodes, by the id of the node, in place of whatever comes to them"
     )
-    credentials_inputs: dict[str, CredentialReference] | None = Field(
+    credentials_inputs: References | None = Field(
         default=None, description="one of your credentials for each slot of the graph's `credentials_input_schema`"
     )
     priority: Priority = 0
@@ -84,6 +83,10 @@ class StartRun(Body):
     @property
     def masks(self) -> dict[str, dict[str, Any]]:
         return {node_id: without_secrets(mask) for node_id, mask in (self.nodes_input_masks or {}).items()}
+
+    @property
+    def references(self) -> dict[str, dict[str, Any]]:
+        return kept_references(self.credentials_inputs or {})
 
     def options(self, user_id: UUID) -> runs.Options:
         """What is kept of them with the run."""
@@ -148,13 +151,15 @@ async def start(
     stored = await existing_graph(use.database, caller, graph_id, version)
     graph = await runnable(use.database, stored)
     check_values(graph, body.inputs, body.masks)
-    credentials = await chosen_credentials(use.database, caller, graph, body)
+    credentials = await chosen_credentials(
+        use.database, caller.user_id, graph, body.references, body.masks, "/credentials_inputs"
+    )
     if body.webhook:
         body.webhook.check(use, caller)
     if body.dry_run:
         return Response(_what_would_run(stored, body).model_dump_json(), media_type="application/json")
     id, options = new_id(), body.options(caller.user_id)
-    options["credentials"] = credentials
+    options |= {"credentials": credentials, "request_id": request_id()}
 
     async def insert(database: Queryable) -> StoredRun:
         if body.webhook:
@@ -197,19 +202,3 @@ def _what_would_run(stored: StoredGraph, body: StartRun) -> DryRun:
             if spec and spec.kind is not BlockKind.NOTE
         ],
     )
-
-
-async def chosen_credentials(
-    database: Queryable, caller: Caller, graph: Graph, body: StartRun
-) -> dict[str, dict[str, Any]] | None:
-    """What is kept of the credentials with the run, or InvalidInputs."""
-    given = {slot: reference.model_dump(mode="json") for slot, reference in (body.credentials_inputs or {}).items()}
-    kept, problems = await choose(database, caller.user_id, graph, given, body.masks)
-    if problems:
-        errors = [
-            {"pointer": f"/credentials_inputs/{each.pin}", "code": each.code, "message": each.message}
-            for each in problems
-        ]
-        shown = [each.model_dump() for each in problems]
-        raise InvalidInputs(" ".join(each.message for each in problems), errors=errors, problems=shown)
-    return kept or None
