@@ -14,7 +14,7 @@ from backend.api.access import Caller, Permission, needs
 from backend.api.body import Body, JsonRoute
 from backend.api.graphs import Version, existing_graph
 from backend.api.once import REPLAYED, IdempotencyKey, Once
-from backend.api.openapi import links
+from backend.api.openapi import links, shown
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.run_webhooks import RunWebhook
@@ -218,7 +218,7 @@ class RunDetail(RunSummary):
 
     attempt: int = Field(description="how many executors have worked on it; more than 1 after a crash")
     outputs: dict[str, list[Any]] = Field(
-        description="the values of each output of the graph", examples=[{"Out": [39]}]
+        description="the values of each output of the graph", examples=[{"Output": [5]}]
     )
     node_executions: list[NodeExecution]
     warnings: list[Warning] = Field(description="values that lost something on their way into a node")
@@ -422,7 +422,7 @@ async def show(run_id: UUID, use: Use, caller: Reader) -> RunDetail:
     "/runs/{run_id:uuid}/outputs",
     operation_id="get_run_outputs",
     summary="Show what a run has put out",
-    responses=documented(UnknownRun),
+    responses=documented(UnknownRun) | {200: shown("the values, by output", {"Output": [5]})},
 )
 async def outputs(
     run_id: UUID,
