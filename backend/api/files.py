@@ -72,7 +72,8 @@ FORM = {
                 "type": "object",
                 "required": ["file"],
                 "properties": {"file": {"type": "string", "format": "binary"}},
-            }
+            },
+            "example": {"file": "a,b\n1,2\n"},
         }
     },
 }
@@ -174,7 +175,9 @@ async def show(file_id: UUID, use: Use, caller: Reader) -> File:
     return _shown(await _existing(use.database, caller, file_id))
 
 
-BYTES: dict[str, Any] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+ANY_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "a,b\n1,2\n"}
+# Of the type that the file has; generated clients know the first only.
+BYTES: dict[str, Any] = {"application/octet-stream": ANY_BYTES, "*/*": ANY_BYTES}
 
 
 @router.get(

@@ -122,7 +122,7 @@ class RunDetail(RunSummary):
 
     attempt: int = Field(description="how many executors have worked on it; more than 1 after a crash")
     outputs: dict[str, list[Any]] = Field(
-        description="the values of each output of the graph", examples=[{"Out": [39]}]
+        description="the values of each output of the graph", examples=[{"Output": [5]}]
     )
     node_executions: list[NodeExecution]
     warnings: list[Warning] = Field(description="values that lost something on their way into a node")
