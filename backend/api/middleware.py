@@ -46,6 +46,11 @@ COMPRESSION = 4
 BODY_STARTS_WITHIN = 30.0
 SLOWEST = 1_000
 
+# Of an address: who knows it needs no key.
+SECRET_PART = re.compile(r"(?<=/ingress/).+|(?<=/shared/).+")
+
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+;=%-]+)(:\d*)?")
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger()
@@ -130,8 +135,9 @@ def _in_time(receive: Receive) -> Receive:
 class LocalGuard:
     """Keeps web pages of other sites, open in the same browser, away from a server that has no login.
 
-    On a loopback address requests have to name a loopback host (against DNS rebinding). Wherever it listens, a request
-    a page makes (one with `Origin`) has to come from a page of this machine, of this server, or of `origins`.
+    A request names one host; on a loopback address a loopback one (against DNS rebinding). Wherever the server
+    listens, a request a page makes (one with `Origin`) has to come from a page of this machine, of this server, or of
+    `origins`.
     """
 
     def __init__(self, app: ASGIApp, host: str, origins: Collection[str] = ()) -> None:
@@ -149,7 +155,9 @@ class LocalGuard:
             await send({"type": "websocket.close", "code": 1008, "reason": error.detail})
 
     def _refusal(self, headers: Headers) -> ApiError | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
+        host, origin = ", ".join(headers.getlist("host")), headers.get("origin")
+        if host and not HOST.fullmatch(host):
+            return WrongHost(f"The Host header is {host[:200]!r}: it has to name one host, such as localhost:8006.")
         if is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
             return WrongHost(f"This server listens on {self._host} only: it is not {host!r}. Use its own address.")
         if origin is None:
@@ -195,7 +203,8 @@ class Observed:
             await self._answer(scope, receive, answer)
             seconds = time.perf_counter() - started
             self._metrics.count(scope, answer.status, seconds)
-            log.debug("request", method=scope["method"], path=scope["path"], status=answer.status, seconds=seconds)
+            path = SECRET_PART.sub("…", scope["path"])
+            log.debug("request", method=scope["method"], path=path, status=answer.status, seconds=seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
