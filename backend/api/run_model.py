@@ -63,7 +63,8 @@ class RunSummary(BaseModel):
     schedule_id: UUID | None = Field(description="the schedule that began it")
     credentials_inputs: References = Field(description="the credentials that it uses, by slot")
     request_id: str | None = Field(
-        description="the X-Request-Id of the request that began it, by which the logs tell of it"
+        examples=["d8b63fc5dd0f4ddf916a23eae0621878"],
+        description="the X-Request-Id of the request that began it, by which the logs tell of it",
     )
 
 
