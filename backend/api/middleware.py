@@ -41,6 +41,7 @@ EXPOSED = ["X-Request-Id", "ETag", "Location", "RateLimit", "RateLimit-Policy", 
 # Bytes; below, it costs more than it saves. Levels above 4 take twice the time for a few percent.
 COMPRESSED_FROM = 2_000
 COMPRESSION = 4
+NO_GZIP = re.compile(r"\bgzip\s*;\s*q=0(\.0*)?\s*(,|$)", re.IGNORECASE)
 
 # Seconds before a body has to come, and the bytes a second at which it then has to.
 BODY_STARTS_WITHIN = 30.0
@@ -66,13 +67,22 @@ def surround(app: FastAPI, services: Services, *, host: str) -> None:
     origins = services.settings.backend_cors_allow_origins
     app.add_middleware(Mannered)
     app.add_middleware(Authenticated, keys=services.keys, settings=services.settings)
-    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
+    app.add_middleware(Compressed, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
         )
     app.add_middleware(LocalGuard, host=host, origins=origins)
     app.add_middleware(Observed, metrics=services.metrics)
+
+
+class Compressed(GZipMiddleware):
+    """Starlette's, which takes `gzip;q=0` for a yes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and NO_GZIP.search(Headers(scope=scope).get("accept-encoding", "")):
+            scope["headers"] = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
+        await super().__call__(scope, receive, send)
 
 
 class Mannered:
@@ -85,7 +95,7 @@ class Mannered:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        offered, accepted = _offered(scope["path"]), headers.get("accept", "*/*")
+        offered, accepted = _offered(scope["path"]), ",".join(headers.getlist("accept") or ["*/*"])
         if offered and not accepts(accepted, offered):
             error = NotAcceptable(f"Here is {offered}, and Accept is {printable(accepted)[:200]}.")
             return await problem_response(error)(scope, receive, send)
