@@ -61,6 +61,7 @@ def _correct(document: dict[str, Any]) -> None:
         for operation in path.values():
             _say_who_may(operation)
             _correct_parameters(operation)
+            _correct_body(operation)
             _correct_errors(operation)
             _show_examples(operation, examples)
     for event_type, path in document["webhooks"].items():
@@ -84,10 +85,18 @@ def _correct_parameters(operation: dict[str, Any]) -> None:
         parameter["schema"] = _given(parameter["schema"])
 
 
+def _correct_body(operation: dict[str, Any]) -> None:
+    """One that can be left out need not be null, with which generated clients go wrong."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        content["schema"] = _given(content["schema"])
+
+
 def _given(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an optional parameter without null: it can be left out, but nobody can send null in an address."""
+    """The schema of something optional without null: it can be left out, but nobody can send null in an address."""
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
-    return {name: value for name, value in schema.items() if name != "anyOf"} | kinds[0] if kinds else schema
+    if len(kinds) != 1:
+        return schema
+    return kinds[0] if "$ref" in kinds[0] else {name: schema[name] for name in schema if name != "anyOf"} | kinds[0]
 
 
 def _correct_errors(operation: dict[str, Any]) -> None:
@@ -102,7 +111,9 @@ def _show_examples(operation: dict[str, Any], examples: Examples) -> None:
         content.setdefault("example", examples.of(content["schema"], sent=True))
     for status, response in operation["responses"].items():
         for content in response.get("content", {}).values() if status < "3" else ():
-            content.setdefault("example", examples.of(content["schema"]))
+            if "itemSchema" in content:
+                content.pop("schema", None)  # of a text, and a stream is read as a list of its items
+            content.setdefault("example", examples.of(content.get("schema", {})))
 
 
 def shown(description: str, example: Any) -> dict[str, Any]:
