@@ -25,7 +25,7 @@ router = APIRouter(prefix="/api/v2/graphs/{graph_id:uuid}/settings", tags=["grap
 class GraphSettings(Body):
     """How the runs of a graph are treated."""
 
-    max_concurrent_runs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+    max_concurrent_runs: Annotated[int, Field(ge=1, le=10_000, examples=[3])] | None = Field(
         default=None, description="runs of it at work at a time, not counting those its agents call; null: any number"
     )
     human_in_the_loop_safe_mode: bool = Field(default=True, description="false: reviews are approved by themselves")

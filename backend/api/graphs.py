@@ -385,7 +385,12 @@ async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = No
     operation_id="export_graph",
     summary="Download a graph as an agent file",
     responses=documented(UnknownGraph)
-    | {200: {"description": "the agent file", "content": {"application/json": {"schema": AGENT_FILE}}}},
+    | {
+        200: {
+            "description": "the agent file",
+            "content": {"application/json": {"schema": AGENT_FILE, "example": EXAMPLE}},
+        }
+    },
 )
 async def export(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> Response:
     """The file imports to the same graph. Secrets are left out."""

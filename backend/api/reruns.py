@@ -55,6 +55,7 @@ class Rerun(Body):
     from_nodes: list[str] = Field(
         default=[],
         max_length=10_000,
+        examples=[["fetch"]],
         description="ids of nodes: they, and all that follows from them, run again. None: the whole agent does",
     )
 

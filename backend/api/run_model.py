@@ -63,7 +63,8 @@ class RunSummary(BaseModel):
     schedule_id: UUID | None = Field(description="the schedule that began it")
     credentials_inputs: References = Field(description="the credentials that it uses, by slot")
     request_id: str | None = Field(
-        description="the X-Request-Id of the request that began it, by which the logs tell of it"
+        examples=["d8b63fc5dd0f4ddf916a23eae0621878"],
+        description="the X-Request-Id of the request that began it, by which the logs tell of it",
     )
 
 
@@ -122,7 +123,7 @@ class RunDetail(RunSummary):
 
     attempt: int = Field(description="how many executors have worked on it; more than 1 after a crash")
     outputs: dict[str, list[Any]] = Field(
-        description="the values of each output of the graph", examples=[{"Out": [39]}]
+        description="the values of each output of the graph", examples=[{"Output": [5]}]
     )
     node_executions: list[NodeExecution]
     warnings: list[Warning] = Field(description="values that lost something on their way into a node")

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.graphs import existing_graph
+from backend.api.openapi import shown
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.run_model import RunDetail, RunSummary, Status, detail_of, summary_of
@@ -122,7 +123,7 @@ async def show(run_id: UUID, use: Use, caller: Reader) -> RunDetail:
     "/runs/{run_id:uuid}/outputs",
     operation_id="get_run_outputs",
     summary="Show what a run has put out",
-    responses=documented(UnknownRun),
+    responses=documented(UnknownRun) | {200: shown("the values, by output", {"Output": [5]})},
 )
 async def outputs(
     run_id: UUID,

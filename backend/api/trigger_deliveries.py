@@ -147,18 +147,17 @@ async def replay(trigger_id: UUID, delivery_id: UUID, use: Use, caller: Starter)
         202: {"links": RUN, "description": "the run is queued"},
     },
     openapi_extra={
-        # Public: who delivers has no key, but knows the address, and signs.
-        "security": [],
         "requestBody": {
             "required": True,
             "description": "The payload, up to 1 MiB.",
             "content": {
                 "application/json": {"schema": {}, "example": {"action": "opened"}},
-                "application/x-www-form-urlencoded": {"schema": {"type": "object"}},
+                "application/x-www-form-urlencoded": {"schema": {"type": "object"}, "example": {"a": "1"}},
             },
         },
     },
 )  # fmt: skip
+# Public: who delivers has no key, but knows the address, and signs.
 async def ingress(trigger_id: UUID, token: str, use: Use, request: Request, response: Response) -> Delivered:
     """Needs no API key: the address is as good as one, and the delivery is signed."""
     trigger = await triggers.find(use.database, trigger_id)

@@ -63,7 +63,13 @@ PayloadInput = Annotated[
     ),
 ]
 Secret = Annotated[
-    str, Field(min_length=8, max_length=500, description="one that the sender has made; left out: a new one")
+    str,
+    Field(
+        min_length=8,
+        max_length=500,
+        description="one that the sender has made; left out: a new one",
+        examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"],
+    ),
 ]
 
 
