@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from backend.api.access import Caller, needs
 from backend.api.problem import documented
 from backend.api.services import Use
 from backend.errors import Unavailable
@@ -108,5 +109,5 @@ FIGURES = {"schema": {"type": "string"}, "example": 'agent_server_runs{status="Q
     response_class=Response,
     responses={200: {"content": {"text/plain": FIGURES}, "description": "the figures"}},
 )
-async def metrics(use: Use) -> Response:
+async def metrics(use: Use, _: Annotated[Caller, needs()]) -> Response:
     return Response(await use.metrics.exposition(use.database), media_type=CONTENT_TYPE_LATEST)

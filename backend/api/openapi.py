@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -28,7 +29,7 @@ TAGS = {
     "files": "Files that runs take and make.",
     "blocks": "The kinds of work that agents are made of.",
     "access": "Who asks, and the keys with which they may.",
-    "health": "What those ask who watch over the server. It needs no key.",
+    "health": "What those ask who watch over the server.",
 }
 
 HOW = "Permissions are given with the key (`POST /api/v2/api-keys`)."
@@ -38,31 +39,36 @@ SCHEMES = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Make the app serve its document with the corrections of this file."""
+PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
+
+
+def install(app: FastAPI, common: Mapping[int | str, Mapping[str, Any]]) -> None:
+    """Make the app serve its document with the corrections of this file. `common` is what any operation may answer."""
     derive = app.openapi
     app.servers = SERVERS
     app.openapi_tags = [{"name": name, "description": description} for name, description in TAGS.items()]
 
     def corrected() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _correct(derive())
+            _correct(derive(), common)
         return derive()
 
     app.openapi = corrected
 
 
-def _correct(document: dict[str, Any]) -> None:
+def _correct(document: dict[str, Any], common: Mapping[int | str, Mapping[str, Any]]) -> None:
     components = document["components"]
     for name, scheme in SCHEMES.items():
         components["securitySchemes"][name] = components["securitySchemes"].get(name, {}) | scheme
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
     examples = Examples(components["schemas"])
     for path in document["paths"].values():
         for operation in path.values():
             _say_who_may(operation)
             _correct_parameters(operation)
             _correct_body(operation)
-            _correct_errors(operation)
+            _correct_errors(operation, common)
             _show_examples(operation, examples)
     for event_type, path in document["webhooks"].items():
         _show_examples(path["post"], examples)
@@ -77,7 +83,8 @@ def _say_who_may(operation: dict[str, Any]) -> None:
     operation["security"] += [{"BearerApiKey": each["ApiKey"]} for each in operation["security"]]
     who = " and ".join(f"`{each}`" for each in needed)
     said = operation.get("description")
-    operation["description"] = (f"{said}\n\n" if said else "") + (f"Needs {who}." if needed else "Needs no API key.")
+    least = "Needs an API key, whatever that may do." if operation["security"] else "Needs no API key."
+    operation["description"] = (f"{said}\n\n" if said else "") + (f"Needs {who}." if needed else least)
 
 
 def _correct_parameters(operation: dict[str, Any]) -> None:
@@ -99,10 +106,14 @@ def _given(schema: dict[str, Any]) -> dict[str, Any]:
     return kinds[0] if "$ref" in kinds[0] else {name: schema[name] for name in schema if name != "anyOf"} | kinds[0]
 
 
-def _correct_errors(operation: dict[str, Any]) -> None:
-    for status, response in operation["responses"].items():
-        if int(status) >= 400:
-            response["content"] = {MEDIA_TYPE: next(iter(response["content"].values()))}
+def _correct_errors(operation: dict[str, Any], common: Mapping[int | str, Mapping[str, Any]]) -> None:
+    responses: dict[str, Any] = operation["responses"]
+    for status, response in common.items():
+        described = [*responses.get(str(status), {}).get("content", {}).values()]
+        if not described or described[0]["schema"] != PROBLEM:  # not at all, or as the framework does
+            responses[str(status)] = {"description": response["description"]}
+    for status in sorted(status for status in responses if int(status) >= 400):
+        responses[status] = {**responses.pop(status), "content": {MEDIA_TYPE: {"schema": PROBLEM}}}
 
 
 def _show_examples(operation: dict[str, Any], examples: Examples) -> None:

@@ -127,7 +127,6 @@ def described() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=COMMON,
         webhooks=webhook_messages.router,
     )
     # Before /runs/{id}, which would take /runs/reviews for a run.
@@ -154,6 +153,7 @@ def described() -> FastAPI:
         health,
         pages,
     ):
-        app.include_router(resource.router)
-    openapi.install(app)
+        # As they are: `include_router` would make each of them a second time, in the first request.
+        app.router.routes.extend(resource.router.routes)
+    openapi.install(app, COMMON)
     return app
