@@ -64,7 +64,7 @@ def test_every_operation_says_who_may_call_it(document: Json):
         for permission in {each for way in ways for names in way.values() for each in names}:
             assert f"`{permission}`" in operation["description"]
     public = [operation["operationId"] for operation in operations(document) if not operation["security"]]
-    assert public == ["get_shared_run", "deliver_to_trigger", "livez", "readyz", "metrics"]
+    assert public == ["get_shared_run", "deliver_to_trigger", "livez", "readyz"]
 
 
 def test_names_of_schemas_say_nothing_of_modules(document: Json):
