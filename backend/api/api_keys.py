@@ -76,7 +76,7 @@ class ApiKeyChange(Body):
 class Rotation(Body):
     """How long the old key goes on beside the new one."""
 
-    grace_seconds: int = Field(default=0, ge=0, le=MAX_GRACE)
+    grace_seconds: int = Field(default=0, ge=0, le=MAX_GRACE, examples=[3600])
 
 
 class ApiKey(BaseModel):

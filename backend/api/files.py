@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -73,7 +73,8 @@ FORM = {
                 "type": "object",
                 "required": ["file"],
                 "properties": {"file": {"type": "string", "format": "binary"}},
-            }
+            },
+            "example": {"file": "a,b\n1,2\n"},
         }
     },
 }
@@ -175,7 +176,9 @@ async def show(file_id: UUID, use: Use, caller: Reader) -> File:
     return _shown(await _existing(use.database, caller, file_id))
 
 
-BYTES: dict[str, Any] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+ANY_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "a,b\n1,2\n"}
+# Of the type that the file has; generated clients know the first only.
+BYTES: dict[str, Any] = {"application/octet-stream": ANY_BYTES, "*/*": ANY_BYTES}
 
 
 @router.get(
@@ -202,7 +205,19 @@ async def download(file_id: UUID, request: Request, use: Use, caller: Reader) ->
     if not whole:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
     content = files.read(use.database, file, start, end)
-    return StreamingResponse(content, 200 if whole else 206, headers=headers, media_type=file.content_type)
+    try:
+        first = await anext(content, b"")
+    except files.Gone:
+        return await download(file_id, request, use, caller)  # As it is by now: another, or none.
+    return StreamingResponse(
+        _after(first, content), 200 if whole else 206, headers=headers, media_type=file.content_type
+    )
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in rest:
+        yield each
 
 
 def _headers(file: StoredFile) -> dict[str, str]:

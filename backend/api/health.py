@@ -98,12 +98,15 @@ async def _answers(database: Queryable) -> bool:
         return False
 
 
+FIGURES = {"schema": {"type": "string"}, "example": 'agent_server_runs{status="QUEUED"} 0.0\n'}
+
+
 @router.get(
     "/metrics",
     operation_id="metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the figures"}},
+    responses={200: {"content": {"text/plain": FIGURES}, "description": "the figures"}},
 )
 async def metrics(use: Use) -> Response:
     return Response(await use.metrics.exposition(use.database), media_type=CONTENT_TYPE_LATEST)

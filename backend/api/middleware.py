@@ -57,6 +57,11 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 log = structlog.get_logger()
 
 
+def request_id() -> str | None:
+    """That of the request at work."""
+    return structlog.contextvars.get_contextvars().get("request_id")
+
+
 def surround(app: FastAPI, services: Services, *, host: str) -> None:
     """Put around an app what every request goes through, from the inside out. `host` is where the app is served."""
     origins = services.settings.backend_cors_allow_origins

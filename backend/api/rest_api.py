@@ -26,9 +26,11 @@ from backend.api import (
     schedules,
     search,
     sharing,
+    starts,
     streams,
     trigger_deliveries,
     triggers,
+    webhook_messages,
     webhooks,
 )
 from backend.api.access import Permission
@@ -109,6 +111,15 @@ async def show_first_key(settings: Settings, pool: Pool) -> None:
 def build_app(services: Services) -> FastAPI:
     """The whole API as an ASGI app."""
     registry.blocks()  # imports them: now, not in the first request
+    app = described()
+    app.state.services = services
+    surround(app, services, host=services.settings.agent_api_host)
+    problem.install(app)
+    return app
+
+
+def described() -> FastAPI:
+    """An app with all operations, and nothing to work with: enough for the OpenAPI document."""
     app = FastAPI(
         title="Agent server",
         summary="Stores agents, runs them durably, and streams their progress.",
@@ -117,8 +128,8 @@ def build_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         responses=COMMON,
+        webhooks=webhook_messages.router,
     )
-    app.state.services = services
     # Before /runs/{id}, which would take /runs/reviews for a run.
     for resource in (
         reviews,
@@ -127,6 +138,7 @@ def build_app(services: Services) -> FastAPI:
         graph_settings,
         library,
         search,
+        starts,
         runs,
         reruns,
         sharing,
@@ -143,7 +155,5 @@ def build_app(services: Services) -> FastAPI:
         pages,
     ):
         app.include_router(resource.router)
-    surround(app, services, host=services.settings.agent_api_host)
-    problem.install(app)
     openapi.install(app)
     return app
