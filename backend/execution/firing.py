@@ -74,13 +74,13 @@ async def _fire_or_wait(pool: Pool) -> float:
 
 async def fire_all_due(pool: Pool) -> float | None:
     """Returns the seconds until something is due again; not above 0 if somebody else is at it."""
-    while await fire_due(pool) == BATCH:
+    while await fire_due(pool) >= BATCH:
         pass
     return await schedules.seconds_to_next(pool)
 
 
 async def fire_due(pool: Pool) -> int:
-    """Advance schedules that are due, in one transaction. Returns how many; BATCH means that there may be more."""
+    """Advance schedules that are due, in one transaction. Returns how many; from BATCH on there may be more."""
     async with pool.acquire() as connection, connection.transaction():
         now, found = await schedules.lock_due(connection, BATCH)
         if now is None:
