@@ -181,6 +181,7 @@ ANY_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "a,b\n
 BYTES: dict[str, Any] = {"application/octet-stream": ANY_BYTES, "*/*": ANY_BYTES}
 
 
+@router.head("/{file_id:uuid}/download", include_in_schema=False)
 @router.get(
     "/{file_id:uuid}/download",
     operation_id="download_file",
@@ -204,14 +205,15 @@ async def download(file_id: UUID, request: Request, use: Use, caller: Reader) ->
     whole = (start, end) == (0, file.size)
     if not whole:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+    status = 200 if whole else 206
+    if request.method == "HEAD":
+        return Response(None, status, headers, file.content_type)
     content = files.read(use.database, file, start, end)
     try:
         first = await anext(content, b"")
     except files.Gone:
         return await download(file_id, request, use, caller)  # As it is by now: another, or none.
-    return StreamingResponse(
-        _after(first, content), 200 if whole else 206, headers=headers, media_type=file.content_type
-    )
+    return StreamingResponse(_after(first, content), status, headers=headers, media_type=file.content_type)
 
 
 async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -54,11 +54,14 @@ class Ready(BaseModel):
     failures: list[FailedReload] = []
 
 
+# HEAD, as many that watch over servers ask so.
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", operation_id="livez", summary="Is this process alive?")
 async def livez() -> Alive:
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
 async def readyz(use: Use) -> Ready:
     statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")

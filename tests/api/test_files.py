@@ -69,6 +69,8 @@ async def test_a_file_goes_up_and_comes_down_as_it_was(api):
         async with api.get(f"{FILES}/{made['id']}/download", headers={"If-None-Match": known}) as answer:
             assert (answer.status, await answer.read()) == (304, b"")
     assert await content_of(api, empty["id"]) == b""
+    async with api.head(f"{FILES}/{made['id']}/download", headers={"Range": "bytes=-7"}) as answer:
+        assert (answer.status, answer.headers["Content-Length"], await answer.read()) == (206, "7", b"")
 
 
 async def test_a_part_of_a_file_is_given_if_it_is_asked_for(api):

@@ -221,9 +221,9 @@ async def test_a_stranger_finds_nothing_at_any_address_and_changes_nothing(
     await stranger.get("/me")  # which writes down when the key was used
     _, document = await owner.ask("GET", "/openapi.json")
     schemas, before = document["components"]["schemas"], await rows(database)
+    others = {"run_id": ids["waiting"], "delivery_id": ids["told"]}, {"run_id": ids["paused"]}
     for method, path, operation in operations(document):
-        for known in ids, ids | {"run_id": ids["waiting"], "delivery_id": ids["told"]}, ids | {"run_id": ids["paused"]}:
-            address = path.format_map(known)
+        for address in dict.fromkeys(path.format_map(ids | other) for other in ({}, *others)):
             how = body_of(operation, ids, schemas)
             name = operation["operationId"]
             if name in OF_ALL or (method == "GET" and address.endswith("/runs/events")):

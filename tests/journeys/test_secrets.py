@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,15 @@ def test_no_secret_is_in_a_log_a_table_a_file_or_an_answer(
     more = {"TRUSTED_HOSTS": "127.0.0.1", "LOG_LEVEL": "debug", "LOG_DIR": str(tmp_path / "logs")}
     address = database_url.replace("postgres@", f"postgres:{PASSWORD}@")
     variables = settings_for(tmp_path, free_port, APP_ENV="production", DATABASE_URL=address, **more)
-    with (tmp_path / "output").open("wb") as output, started(variables, output=output) as environment:
+    del variables["AGENT_API_KEY"]
+    shown_once = tmp_path / "output"
+    with shown_once.open("wb") as output, started(variables, output=output) as environment:
+        (key,) = re.findall(r"agpt_[\w-]+", shown_once.read_text())
+        environment.variables["AGENT_API_KEY"] = key
         shown, said = used(environment, stub)
-        said.append(environment.control("status", "--json").stdout)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        said += [environment.control(*command).stdout for command in (("status", "--json"), ("logs",))]
+    said.append(shown_once.read_text().replace(key, "", 1))
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path != shown_once]
     assert "rest.log" in {path.name for path in files}
     said += [path.read_text(errors="replace") for path in files]
     said += asyncio.run(rows(database_url))
