@@ -19,7 +19,6 @@ MORE = os.environ.get("ATTACK", "").split()
 
 OPTIONS = [
     *("--seed", "1"),
-    *("--workers", "2"),
     *("--suppress-health-check", "all"),
     *("--request-timeout", "20"),
     # What a schema cannot say (inputs of this graph, pins of this block, cursors of ours) is rightly refused.
@@ -61,10 +60,12 @@ def real(ids: Ids) -> str:
     return "\n".join(["[parameters]", *bound, *lines, HOW_MANY])
 
 
+# In two, as there are two cores; with two threads, CPython 3.11 goes wrong in the parser that hypothesis uses.
+@pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing,stateful"])
 @pytest.mark.timeout(3600 if MORE else 240)
 @pytest.mark.usefixtures("executor")
 async def test_an_attack_by_the_document_finds_no_fault(
-    door: str, make_key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phases: str, door: str, make_key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("backend.api.authentication.WRONG_KEYS", 1_000_000)
     headers = {"X-API-Key": await make_key(requests_per_minute=1_000_000)}
@@ -73,7 +74,7 @@ async def test_an_attack_by_the_document_finds_no_fault(
         (tmp_path / "schemathesis.toml").write_text(real(ids))
         given = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
         attack = await asyncio.create_subprocess_exec(
-            *(str(SCHEMATHESIS), "run", f"{door}/openapi.json", *given, *OPTIONS),
+            *(str(SCHEMATHESIS), "run", f"{door}/openapi.json", "--phases", phases, *given, *OPTIONS),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
