@@ -29,7 +29,10 @@ OPTIONS = [
 # Chains of requests find more than single ones, and cost less.
 HOW_MANY = """
 [generation]
-max-examples = 3
+max-examples = 2
+
+[phases.coverage]
+unexpected-methods = ["PUT", "PATCH"]
 
 [phases.stateful.generation]
 max-examples = 20
