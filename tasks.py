@@ -405,7 +405,7 @@ def openapi(c: Context, release: bool = False) -> None:
 
 @job()
 def bench(c: Context, name: str) -> None:
-    """Time it: start, throughput, latency, fanout, scale, cost, reload, logs, footprint (docs/benchmarks.md)."""
+    """Time it: start, throughput, latency, api, fanout, scale, cost, reload, logs, footprint (docs/benchmarks.md)."""
     become("-m", "benchmarks", name)
 
 

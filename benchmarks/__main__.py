@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.measure import Figure
 
-NAMES = ("start", "throughput", "latency", "fanout", "scale", "cost", "logs", "footprint", "reload")
+NAMES = ("start", "throughput", "latency", "api", "fanout", "scale", "cost", "logs", "footprint", "reload")
 
 
 def main() -> int:

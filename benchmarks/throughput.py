@@ -75,7 +75,7 @@ async def ours(dsn: str, *, runs: int = OUR_RUNS, nodes: int = NODES, executors:
     graph_id = uuid4()
     try:
         await graphs.insert(connection, graph_id, 1, "chain", chain(str(graph_id), nodes))
-        await _queue(connection, graph_id, runs)
+        await queue(connection, graph_id, runs)
         return await execute(connection, dsn, graph_id, runs, executors)
     finally:
         await connection.close()
@@ -106,7 +106,8 @@ async def execute(
     return runs / row["took"].total_seconds()
 
 
-async def _queue(connection: asyncpg.Connection, graph_id: UUID, count: int) -> None:
+async def queue(connection: asyncpg.Connection, graph_id: UUID, count: int) -> None:
+    """Store runs that any executor may begin."""
     await connection.execute(
         """
         WITH queued AS (

@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from backend.api.access import Caller, Permission, needs
+from backend.api.conditions import is_known
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -196,7 +197,7 @@ async def download(file_id: UUID, request: Request, use: Use, caller: Reader) ->
     """Always as an attachment. One `Range` is answered with a part, if `If-Range` is not another `ETag`."""
     file = await _existing(use.database, caller, file_id)
     headers = _headers(file)
-    if headers["ETag"] in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+    if is_known(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(None, 304, headers=headers)
     start, end = _range(request, file)
     headers["Content-Length"] = str(end - start)

@@ -421,8 +421,8 @@ class Described(NamedTuple):
 
 async def described(database: Queryable, stored: StoredGraph) -> Described:
     body = (await detail(database, stored)).model_dump_json().encode()
-    limit = await graph_settings.max_concurrent_runs(database, stored.id)
-    return Described(body, tag_of(body + str(limit).encode()))
+    settings = await graph_settings.get(database, stored.id)
+    return Described(body, tag_of(body + str(settings).encode()))
 
 
 def answered(found: Described, status: int = 200, known: str | None = None, **headers: str) -> Response:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.problem import documented
-from backend.api.runs import Status, existing_run
+from backend.api.run_model import Status
+from backend.api.runs import existing_run
 from backend.api.services import Use
 from backend.errors import UnknownRun, UnknownShare
 from backend.store import events, graphs, runs

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Response
 from pydantic import BaseModel, Field
 
-from backend.api.runs import Failure, Status
+from backend.api.run_model import Failure, Status
 
 router = APIRouter(tags=["webhooks"])
 

@@ -24,8 +24,8 @@ WRONG_BY = "interval '1 minute'"
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
     """When runs of a graph begin, and with what. Either `cron` or `run_at` is there. `graph_version` null is the active
-    one. `misfire` is once, skip or all. `next_run_at` is null when nothing is to come; `last_run_at` is the time for
-    which it was last due, `last_error` why it began no run then."""
+    one. `credentials` are references, by slot. `misfire` is once, skip or all. `next_run_at` is null when nothing is to
+    come; `last_run_at` is the time for which it was last due, `last_error` why it began no run then."""
 
     id: UUID
     user_id: UUID

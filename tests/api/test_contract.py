@@ -79,7 +79,7 @@ REVIEW = {"node_exec_id": str(uuid4()), "node_id": "a", "instructions": "?", "ed
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("event_type", MESSAGES)
 def test_what_the_notifier_sends_is_described(event_type: str, deleted: bool):
-    known = (None, None, None, None, None) if deleted else (uuid4(), 1, None, AT, AT)
+    known = (None, None, None, None, None, None) if deleted else (uuid4(), 1, None, AT, AT, "request")
     event = None if deleted or event_type == "run.review" else {"status": "QUEUED", "failure": FAILURE}
     review = REVIEW if event_type == "run.review" and not deleted else None
     due = Due(uuid4(), uuid4(), uuid4(), event_type, uuid4(), 1, AT, True, "", b"", None, AT, event, review, *known)

@@ -66,8 +66,9 @@ async def test_a_file_goes_up_and_comes_down_as_it_was(api):
             str(len(LARGE)),
         )
         etag = answer.headers["ETag"]
-    async with api.get(f"{FILES}/{made['id']}/download", headers={"If-None-Match": etag}) as answer:
-        assert (answer.status, await answer.read()) == (304, b"")
+    for known in (etag, f'"x", W/{etag}', "*"):
+        async with api.get(f"{FILES}/{made['id']}/download", headers={"If-None-Match": known}) as answer:
+            assert (answer.status, await answer.read()) == (304, b"")
     assert await content_of(api, empty["id"]) == b""
 
 

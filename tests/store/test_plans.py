@@ -32,7 +32,7 @@ from backend.store.events import Entry, Event
 from backend.store.idempotency import Used
 from backend.store.identifiers import new_id
 from backend.store.users import DEFAULT_USER as USER
-from tests.conftest import execute, of_database
+from tests.databases import execute, of_database
 
 # Rows that one call may read, of the many that there are.
 STORED, READ = 30_000, 1_500
