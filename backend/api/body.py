@@ -74,7 +74,10 @@ class JsonRoute(APIRoute):
 
         async def with_json(request: Request) -> Response:
             raw = await read_json_bytes(request)
-            return await handle(_ReadRequest(request, raw, parsed(raw)))
+            value = parsed(raw)
+            if raw and value is None:
+                raise Unprocessable("The body is null: send an object, or none at all if it may be left out.")
+            return await handle(_ReadRequest(request, raw, value))
 
         return with_json if self.body_field else handle
 

@@ -19,18 +19,25 @@ MORE = os.environ.get("ATTACK", "").split()
 
 OPTIONS = [
     *("--seed", "1"),
-    *("--workers", "2"),
     *("--suppress-health-check", "all"),
     *("--request-timeout", "20"),
-    # What a schema cannot say (inputs of this graph, pins of this block, cursors of ours) is rightly refused.
-    *("--exclude-checks", "positive_data_acceptance"),
     *("--warnings", "off"),
     *MORE,
 ]
-# Chains of requests find more than single ones, and cost less.
-HOW_MANY = """
+# Examples have to be accepted. What else keeps to a schema may still be refused: it says nothing of the inputs of this
+# graph, the pins of this block, cursors of ours. Chains of requests find more than single ones, and cost less.
+HOW = """
+[checks.positive_data_acceptance]
+enabled = false
+
+[phases.examples.checks.positive_data_acceptance]
+enabled = true
+
 [generation]
-max-examples = 3
+max-examples = 2
+
+[phases.coverage]
+unexpected-methods = ["PUT", "PATCH"]
 
 [phases.stateful.generation]
 max-examples = 20
@@ -58,13 +65,15 @@ def real(ids: Ids) -> str:
     # Those of bodies: the graph of a schedule, the review that is decided.
     bound.append('"body.graph_id" = { dictionary = "graph_id", probability = 0.7 }')
     bound.append('"body.reviews[*].node_exec_id" = { dictionary = "node_exec_id", probability = 0.7 }')
-    return "\n".join(["[parameters]", *bound, *lines, HOW_MANY])
+    return "\n".join(["[parameters]", *bound, *lines, HOW])
 
 
+# In two, as there are two cores; with two threads, CPython 3.11 goes wrong in the parser that hypothesis uses.
+@pytest.mark.parametrize("phases", ["examples,coverage", "fuzzing,stateful"])
 @pytest.mark.timeout(3600 if MORE else 240)
 @pytest.mark.usefixtures("executor")
 async def test_an_attack_by_the_document_finds_no_fault(
-    door: str, make_key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phases: str, door: str, make_key, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("backend.api.authentication.WRONG_KEYS", 1_000_000)
     headers = {"X-API-Key": await make_key(requests_per_minute=1_000_000)}
@@ -73,7 +82,7 @@ async def test_an_attack_by_the_document_finds_no_fault(
         (tmp_path / "schemathesis.toml").write_text(real(ids))
         given = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
         attack = await asyncio.create_subprocess_exec(
-            *(str(SCHEMATHESIS), "run", f"{door}/openapi.json", *given, *OPTIONS),
+            *(str(SCHEMATHESIS), "run", f"{door}/openapi.json", "--phases", phases, *given, *OPTIONS),
             cwd=tmp_path,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
