@@ -397,6 +397,12 @@ def typecheck(c: Context) -> None:
     stage("basedpyright")
 
 
+@job(help={"release": "what clients may now rely on, too: before a release"})
+def openapi(c: Context, release: bool = False) -> None:
+    """Write docs/openapi.json, the contract with clients, by the code."""
+    become("-m", "backend.contract", *["--release"] * release)
+
+
 @job()
 def bench(c: Context, name: str) -> None:
     """Time it: start, throughput, latency, api, fanout, scale, cost, reload, logs, footprint (docs/benchmarks.md)."""
@@ -466,7 +472,7 @@ def check_agent(c: Context, file: str) -> None:
 
 
 namespace = Collection(
-    dev, start, stop, restart, status, logs, doctor, export, lint, format, typecheck, bench, lock, clean
+    dev, start, stop, restart, status, logs, doctor, export, lint, format, typecheck, openapi, bench, lock, clean
 )
 tests = Collection("test")
 tests.add_task(test, default=True)

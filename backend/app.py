@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Generator, Sequence
@@ -19,7 +20,7 @@ from backend.process.lifecycle import live
 from backend.process.process import AppProcess, State
 from backend.process.procfile import Command, ProcfileError
 from backend.process.status import StatusFile
-from backend.settings import SettingError, Settings
+from backend.settings import KEY_PREFIX, SettingError, Settings
 
 if TYPE_CHECKING:
     from backend.process.launch import ForkServer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 CHOSEN = "RUN_PROCESS"
 # A Procfile line that is an AppProcess, and says itself when it is ready.
 OURS = "python -m backend."
+# The first one is shown when it is made, for the only time.
+API_KEY = re.compile(KEY_PREFIX.encode() + rb"[\w-]{27,}")
 
 
 class CannotRun(Exception):
@@ -86,7 +89,9 @@ def _run_together(
     with _only_one(folder) as record:
         as_json, log_dir = settings.app_env == "production", settings.log_dir
         try:
-            supervisor = Supervisor(_welcome, as_json=as_json, folder=folder, server=server, log_dir=log_dir)
+            supervisor = Supervisor(
+                _welcome, as_json=as_json, folder=folder, server=server, log_dir=log_dir, private=API_KEY
+            )
         except OSError as error:
             raise CannotRun(
                 f"LOG_DIR is '{log_dir}', where nothing can be written ({error.strerror}): set it to a folder you own."

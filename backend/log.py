@@ -11,7 +11,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 # From where on it is of interest to those who run a server what libraries say. While the database is away, every pool
 # warns again and again with a traceback, of what our own lines say in a sentence.
-QUIET = dict.fromkeys(("uvicorn", "asyncio", "alembic", "watchfiles"), logging.WARNING) | {"asyncpg": logging.ERROR}
+QUIET = dict.fromkeys(("asyncio", "alembic", "watchfiles"), logging.WARNING) | {"asyncpg": logging.ERROR}
+# So at every level: these would tell the addresses and headers of requests, in which there are keys.
+TELLTALES = ("uvicorn", "websockets")
 
 
 def configure(process: str, app_env: str, level: str) -> None:
@@ -44,6 +46,8 @@ def configure(process: str, app_env: str, level: str) -> None:
     root.setLevel(threshold)
     for name, from_here in QUIET.items():
         logging.getLogger(name).setLevel(threshold if threshold <= logging.DEBUG else max(threshold, from_here))
+    for name in TELLTALES:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 
 def _for_people() -> list[Processor]:

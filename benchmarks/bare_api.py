@@ -12,7 +12,8 @@ from asyncpg import Record
 from fastapi import FastAPI, HTTPException, Request
 
 from backend.api.paging import Page
-from backend.api.runs import RunDetail, RunSummary, StartRun
+from backend.api.run_model import RunDetail, RunSummary
+from backend.api.starts import StartRun
 from backend.execution.history import fold
 from backend.settings import Settings
 from backend.store.connection import Pool, open_pool

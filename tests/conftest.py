@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 import structlog
 
 from backend.store import bundled
 from backend.store.upgrade import upgrade
+from tests.databases import Databases, execute, of_database
 
 SHARED_AGENTS = Path(__file__).parents[2] / "shared" / "agents"
 
@@ -22,23 +20,6 @@ SHARED_AGENTS = Path(__file__).parents[2] / "shared" / "agents"
 def _short_logs() -> None:
     """Without this a failure is drawn with all variables, however large."""
     structlog.configure(processors=[structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)])
-
-
-def execute(dsn: str, *statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
-
-
-def of_database(dsn: str, name: str) -> str:
-    """The address of another database of the same server."""
-    return dsn.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture(scope="session")
@@ -59,16 +40,18 @@ def migrated_template(postgres: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def database_names() -> Iterator[str]:
-    return (f"test_{number}" for number in itertools.count())
+def databases(postgres: str, migrated_template: str) -> Iterator[Databases]:
+    found = Databases(postgres, migrated_template)
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def database_url(postgres: str, migrated_template: str, database_names: Iterator[str]) -> str:
-    """Address of a database of this test alone, migrated and empty. It goes away with the server."""
-    name = next(database_names)
-    execute(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    return of_database(postgres, name)
+def database_url(databases: Databases) -> Iterator[str]:
+    """Address of a database of this test alone, migrated and empty."""
+    dsn = databases.take()
+    yield dsn
+    databases.give_back(dsn)
 
 
 @pytest.fixture(scope="session")

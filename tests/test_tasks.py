@@ -247,7 +247,7 @@ def test_the_index_of_the_project_is_complete() -> None:
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     running = ["dev", "start", "stop", "restart", "status", "logs", "doctor"]
-    everyday = [*running, "test.test (test)", "test.chaos", "lint", "format", "typecheck", "bench", "clean"]
+    everyday = [*running, "test.test (test)", "test.chaos", "lint", "format", "typecheck", "openapi", "bench", "clean"]
     for name in [*everyday, "lock", "db.upgrade", "db.reset", "db.size", "db.shell", "agent.run", "agent.check"]:
         assert f"\n  {name} " in listed
 

@@ -36,9 +36,13 @@ MAX_GRACE = 7 * 24 * 3600
 
 
 def _in_future(time: datetime) -> datetime:
-    if time <= datetime.now(UTC):
+    try:
+        in_utc = time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it is out of range") from None
+    if in_utc <= datetime.now(UTC):
         raise ValueError("it has to lie in the future")
-    return time
+    return in_utc
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$", examples=["CI"])]
@@ -72,7 +76,7 @@ class ApiKeyChange(Body):
 class Rotation(Body):
     """How long the old key goes on beside the new one."""
 
-    grace_seconds: int = Field(default=0, ge=0, le=MAX_GRACE)
+    grace_seconds: int = Field(default=0, ge=0, le=MAX_GRACE, examples=[3600])
 
 
 class ApiKey(BaseModel):

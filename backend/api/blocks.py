@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
+from backend.api.openapi import shown
 from backend.api.problem import documented
 from backend.api.services import Use
 from backend.blocks import registry
@@ -79,7 +80,8 @@ async def show(block_id: str, _: Reader) -> BlockDescription:
     operation_id="execute_block",
     summary="Execute a block directly",
     response_model=dict[str, list[Any]],
-    responses=documented(UnknownBlock, TooLarge, UnsupportedMediaType, BlockTimedOut),
+    responses=documented(UnknownBlock, TooLarge, UnsupportedMediaType, BlockTimedOut)
+    | {200: shown("what it put out, by pin", {"result": [3]})},
 )
 async def execute(
     block_id: str,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from backend.errors import MalformedJson, TooLarge, Unprocessable, UnsupportedMediaType
 from backend.graphs.exchange import MAX_FILE_BYTES
-from backend.graphs.faults import GraphFileError
+from backend.graphs.faults import GraphFileError, printable
 from backend.graphs.structure import MAX_DEPTH, check_depth, content_faults
 
 
@@ -39,8 +39,11 @@ async def read_json_bytes(request: Request) -> bytes:
 
 
 async def read_bytes(request: Request, at_most: int) -> bytes:
-    """The body. Raises TooLarge."""
+    """The body. Raises TooLarge, UnsupportedMediaType."""
     body = bytearray()
+    packed = request.headers.get("content-encoding", "identity")
+    if packed.lower() != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding is {printable(packed)[:100]}: send the body as it is.")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > MAX_FILE_BYTES:
         raise TooLarge(f"The body has {int(announced):,} bytes: {MAX_FILE_BYTES:,} (16 MiB) are the most.")
@@ -71,7 +74,10 @@ class JsonRoute(APIRoute):
 
         async def with_json(request: Request) -> Response:
             raw = await read_json_bytes(request)
-            return await handle(_ReadRequest(request, raw, parsed(raw)))
+            value = parsed(raw)
+            if raw and value is None:
+                raise Unprocessable("The body is null: send an object, or none at all if it may be left out.")
+            return await handle(_ReadRequest(request, raw, value))
 
         return with_json if self.body_field else handle
 

@@ -82,7 +82,7 @@ class _NewCredential(BaseModel):
         return {}
 
 
-class NewApiKey(_NewCredential):
+class NewServiceKey(_NewCredential):
     """Sent as `Authorization: Bearer`."""
 
     type: Literal["api_key"]
@@ -144,7 +144,7 @@ class NewOAuth2(_NewCredential):
         return {"expires_at": self.access_token_expires_at, "username": self.username}
 
 
-NewCredential = Annotated[NewApiKey | NewUserPassword | NewHostScoped | NewOAuth2, Field(discriminator="type")]
+NewCredential = Annotated[NewServiceKey | NewUserPassword | NewHostScoped | NewOAuth2, Field(discriminator="type")]
 EXAMPLE = {
     "type": "host_scoped",
     "provider": "http",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from backend.api.access import Caller, Permission, needs
+from backend.api.conditions import is_known
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -72,7 +73,8 @@ FORM = {
                 "type": "object",
                 "required": ["file"],
                 "properties": {"file": {"type": "string", "format": "binary"}},
-            }
+            },
+            "example": {"file": "a,b\n1,2\n"},
         }
     },
 }
@@ -174,9 +176,12 @@ async def show(file_id: UUID, use: Use, caller: Reader) -> File:
     return _shown(await _existing(use.database, caller, file_id))
 
 
-BYTES: dict[str, Any] = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+ANY_BYTES = {"schema": {"type": "string", "format": "binary"}, "example": "a,b\n1,2\n"}
+# Of the type that the file has; generated clients know the first only.
+BYTES: dict[str, Any] = {"application/octet-stream": ANY_BYTES, "*/*": ANY_BYTES}
 
 
+@router.head("/{file_id:uuid}/download", include_in_schema=False)
 @router.get(
     "/{file_id:uuid}/download",
     operation_id="download_file",
@@ -193,15 +198,28 @@ async def download(file_id: UUID, request: Request, use: Use, caller: Reader) ->
     """Always as an attachment. One `Range` is answered with a part, if `If-Range` is not another `ETag`."""
     file = await _existing(use.database, caller, file_id)
     headers = _headers(file)
-    if headers["ETag"] in re.split(r"\s*,\s*", request.headers.get("if-none-match", "")):
+    if is_known(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(None, 304, headers=headers)
     start, end = _range(request, file)
     headers["Content-Length"] = str(end - start)
     whole = (start, end) == (0, file.size)
     if not whole:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+    status = 200 if whole else 206
+    if request.method == "HEAD":
+        return Response(None, status, headers, file.content_type)
     content = files.read(use.database, file, start, end)
-    return StreamingResponse(content, 200 if whole else 206, headers=headers, media_type=file.content_type)
+    try:
+        first = await anext(content, b"")
+    except files.Gone:
+        return await download(file_id, request, use, caller)  # As it is by now: another, or none.
+    return StreamingResponse(_after(first, content), status, headers=headers, media_type=file.content_type)
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in rest:
+        yield each
 
 
 def _headers(file: StoredFile) -> dict[str, str]:

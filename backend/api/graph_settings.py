@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Annotated
 from uuid import UUID
 
@@ -16,15 +17,19 @@ from backend.api.services import Use
 from backend.errors import PreconditionFailed, TooLarge, UnknownGraph, UnsupportedMediaType
 from backend.store import graph_settings
 
+SAFE_MODES = {"human_in_the_loop_safe_mode", "sensitive_action_safe_mode"}
+
 router = APIRouter(prefix="/api/v2/graphs/{graph_id:uuid}/settings", tags=["graphs"], route_class=JsonRoute)
 
 
 class GraphSettings(Body):
     """How the runs of a graph are treated."""
 
-    max_concurrent_runs: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+    max_concurrent_runs: Annotated[int, Field(ge=1, le=10_000, examples=[3])] | None = Field(
         default=None, description="runs of it at work at a time, not counting those its agents call; null: any number"
     )
+    human_in_the_loop_safe_mode: bool = Field(default=True, description="false: reviews are approved by themselves")
+    sensitive_action_safe_mode: bool = Field(default=False, description="kept; no block here is sensitive")
 
 
 @router.get(
@@ -43,7 +48,7 @@ async def show(
     if is_known(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag})
     response.headers["ETag"] = tag
-    return GraphSettings(max_concurrent_runs=await graph_settings.max_concurrent_runs(use.database, graph_id))
+    return GraphSettings(**asdict(await graph_settings.get(use.database, graph_id)))
 
 
 @router.patch(
@@ -61,4 +66,7 @@ async def change(
         await locked(connection, caller, graph_id, if_match)
         if "max_concurrent_runs" in body.model_fields_set:
             await graph_settings.limit_runs(connection, graph_id, body.max_concurrent_runs)
+        if changed := SAFE_MODES & body.model_fields_set:
+            now = await graph_settings.get(connection, graph_id)
+            await graph_settings.set_safe_modes(connection, graph_id, replace(now, **body.model_dump(include=changed)))
     return await show(graph_id, use, caller, response)

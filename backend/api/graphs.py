@@ -385,7 +385,12 @@ async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = No
     operation_id="export_graph",
     summary="Download a graph as an agent file",
     responses=documented(UnknownGraph)
-    | {200: {"description": "the agent file", "content": {"application/json": {"schema": AGENT_FILE}}}},
+    | {
+        200: {
+            "description": "the agent file",
+            "content": {"application/json": {"schema": AGENT_FILE, "example": EXAMPLE}},
+        }
+    },
 )
 async def export(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> Response:
     """The file imports to the same graph. Secrets are left out."""
@@ -416,8 +421,8 @@ class Described(NamedTuple):
 
 async def described(database: Queryable, stored: StoredGraph) -> Described:
     body = (await detail(database, stored)).model_dump_json().encode()
-    limit = await graph_settings.max_concurrent_runs(database, stored.id)
-    return Described(body, tag_of(body + str(limit).encode()))
+    settings = await graph_settings.get(database, stored.id)
+    return Described(body, tag_of(body + str(settings).encode()))
 
 
 def answered(found: Described, status: int = 200, known: str | None = None, **headers: str) -> Response:

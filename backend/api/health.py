@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from backend.api.access import Caller, needs
 from backend.api.problem import documented
 from backend.api.services import Use
 from backend.errors import Unavailable
@@ -53,11 +54,14 @@ class Ready(BaseModel):
     failures: list[FailedReload] = []
 
 
+# HEAD, as many that watch over servers ask so.
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", operation_id="livez", summary="Is this process alive?")
 async def livez() -> Alive:
     return Alive()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readyz", summary="Does everything work?", responses=documented(Unavailable))
 async def readyz(use: Use) -> Ready:
     statuses = await asyncio.to_thread(status.read, use.settings.data_dir / "run")
@@ -98,12 +102,15 @@ async def _answers(database: Queryable) -> bool:
         return False
 
 
+FIGURES = {"schema": {"type": "string"}, "example": 'agent_server_runs{status="QUEUED"} 0.0\n'}
+
+
 @router.get(
     "/metrics",
     operation_id="metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "the figures"}},
+    responses={200: {"content": {"text/plain": FIGURES}, "description": "the figures"}},
 )
-async def metrics(use: Use) -> Response:
+async def metrics(use: Use, _: Annotated[Caller, needs()]) -> Response:
     return Response(await use.metrics.exposition(use.database), media_type=CONTENT_TYPE_LATEST)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
-from backend.api import graph_settings, graph_versions, graphs, runs
+from backend.api import graph_settings, graph_versions, graphs, starts
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.conditions import IfMatch
@@ -157,7 +157,9 @@ async def fork(graph_id: UUID, use: Use, caller: Writer, response: Response, ver
 
 
 # Whatever may be said of a start of a graph may be said here.
-[_start] = [route for route in runs.router.routes if isinstance(route, APIRoute) and route.operation_id == "start_run"]
+[_start] = [
+    route for route in starts.router.routes if isinstance(route, APIRoute) and route.operation_id == "start_run"
+]
 router.add_api_route(
     "/library/agents/{graph_id:uuid}/runs",
     _start.endpoint,

@@ -41,14 +41,25 @@ EXPOSED = ["X-Request-Id", "ETag", "Location", "RateLimit", "RateLimit-Policy", 
 # Bytes; below, it costs more than it saves. Levels above 4 take twice the time for a few percent.
 COMPRESSED_FROM = 2_000
 COMPRESSION = 4
+NO_GZIP = re.compile(r"\bgzip\s*;\s*q=0(\.0*)?\s*(,|$)", re.IGNORECASE)
 
 # Seconds before a body has to come, and the bytes a second at which it then has to.
 BODY_STARTS_WITHIN = 30.0
 SLOWEST = 1_000
 
+# Of an address: who knows it needs no key.
+SECRET_PART = re.compile(r"(?<=/ingress/).+|(?<=/shared/).+")
+
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.~!$&'()*+;=%-]+)(:\d*)?")
+
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 log = structlog.get_logger()
+
+
+def request_id() -> str | None:
+    """That of the request at work."""
+    return structlog.contextvars.get_contextvars().get("request_id")
 
 
 def surround(app: FastAPI, services: Services, *, host: str) -> None:
@@ -56,13 +67,22 @@ def surround(app: FastAPI, services: Services, *, host: str) -> None:
     origins = services.settings.backend_cors_allow_origins
     app.add_middleware(Mannered)
     app.add_middleware(Authenticated, keys=services.keys, settings=services.settings)
-    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
+    app.add_middleware(Compressed, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESSION)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED
         )
     app.add_middleware(LocalGuard, host=host, origins=origins)
     app.add_middleware(Observed, metrics=services.metrics)
+
+
+class Compressed(GZipMiddleware):
+    """Starlette's, which takes `gzip;q=0` for a yes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and NO_GZIP.search(Headers(scope=scope).get("accept-encoding", "")):
+            scope["headers"] = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
+        await super().__call__(scope, receive, send)
 
 
 class Mannered:
@@ -75,7 +95,7 @@ class Mannered:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        offered, accepted = _offered(scope["path"]), headers.get("accept", "*/*")
+        offered, accepted = _offered(scope["path"]), ",".join(headers.getlist("accept") or ["*/*"])
         if offered and not accepts(accepted, offered):
             error = NotAcceptable(f"Here is {offered}, and Accept is {printable(accepted)[:200]}.")
             return await problem_response(error)(scope, receive, send)
@@ -125,8 +145,9 @@ def _in_time(receive: Receive) -> Receive:
 class LocalGuard:
     """Keeps web pages of other sites, open in the same browser, away from a server that has no login.
 
-    On a loopback address requests have to name a loopback host (against DNS rebinding). Wherever it listens, a request
-    a page makes (one with `Origin`) has to come from a page of this machine, of this server, or of `origins`.
+    A request names one host; on a loopback address a loopback one (against DNS rebinding). Wherever the server
+    listens, a request a page makes (one with `Origin`) has to come from a page of this machine, of this server, or of
+    `origins`.
     """
 
     def __init__(self, app: ASGIApp, host: str, origins: Collection[str] = ()) -> None:
@@ -144,7 +165,9 @@ class LocalGuard:
             await send({"type": "websocket.close", "code": 1008, "reason": error.detail})
 
     def _refusal(self, headers: Headers) -> ApiError | None:
-        host, origin = headers.get("host", ""), headers.get("origin")
+        host, origin = ", ".join(headers.getlist("host")), headers.get("origin")
+        if host and not HOST.fullmatch(host):
+            return WrongHost(f"The Host header is {host[:200]!r}: it has to name one host, such as localhost:8006.")
         if is_loopback(self._host) and not self._is_ours(_name(f"//{host}")):
             return WrongHost(f"This server listens on {self._host} only: it is not {host!r}. Use its own address.")
         if origin is None:
@@ -190,7 +213,8 @@ class Observed:
             await self._answer(scope, receive, answer)
             seconds = time.perf_counter() - started
             self._metrics.count(scope, answer.status, seconds)
-            log.debug("request", method=scope["method"], path=scope["path"], status=answer.status, seconds=seconds)
+            path = SECRET_PART.sub("…", scope["path"])
+            log.debug("request", method=scope["method"], path=path, status=answer.status, seconds=seconds)
 
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -54,14 +54,14 @@ async def _place(
     try:
         created_at, _, id = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("/")
         return _in_range(datetime.fromisoformat(created_at)), UUID(id)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InvalidCursor("`cursor` has to be a `next_cursor` of an earlier answer, or left out.") from None
 
 
 def _in_range(time: datetime) -> datetime:
     if time.tzinfo is None:
         raise ValueError("a cursor has a time zone")
-    return time
+    return time.astimezone(UTC)
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="how many to list at most")]

@@ -13,11 +13,14 @@ from pydantic import Field
 from backend.api.access import Caller
 from backend.api.body import Body, JsonRoute
 from backend.api.graphs import existing_graph
+from backend.api.middleware import request_id
 from backend.api.once import IdempotencyKey, Once
 from backend.api.openapi import links
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, Starter, answer_begun, existing_run
+from backend.api.run_model import RunDetail
+from backend.api.runs import existing_run
 from backend.api.services import Services, Use
+from backend.api.starts import Starter, answer_begun
 from backend.blocks import registry
 from backend.errors import (
     GraphNotRunnable,
@@ -52,6 +55,7 @@ class Rerun(Body):
     from_nodes: list[str] = Field(
         default=[],
         max_length=10_000,
+        examples=[["fetch"]],
         description="ids of nodes: they, and all that follows from them, run again. None: the whole agent does",
     )
 
@@ -196,6 +200,7 @@ async def _begin(
             concurrency_key=of.concurrency_key,
             concurrency_limit=of.concurrency_limit,
             labels=of.labels,
+            request_id=request_id(),
         )
         await events.add(connection, id, history)
         # Had it been deleted while it was read, what is kept would lack something.

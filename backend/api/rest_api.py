@@ -26,9 +26,11 @@ from backend.api import (
     schedules,
     search,
     sharing,
+    starts,
     streams,
     trigger_deliveries,
     triggers,
+    webhook_messages,
     webhooks,
 )
 from backend.api.access import Permission
@@ -109,6 +111,15 @@ async def show_first_key(settings: Settings, pool: Pool) -> None:
 def build_app(services: Services) -> FastAPI:
     """The whole API as an ASGI app."""
     registry.blocks()  # imports them: now, not in the first request
+    app = described()
+    app.state.services = services
+    surround(app, services, host=services.settings.agent_api_host)
+    problem.install(app)
+    return app
+
+
+def described() -> FastAPI:
+    """An app with all operations, and nothing to work with: enough for the OpenAPI document."""
     app = FastAPI(
         title="Agent server",
         summary="Stores agents, runs them durably, and streams their progress.",
@@ -116,12 +127,12 @@ def build_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=COMMON,
+        webhooks=webhook_messages.router,
     )
-    app.state.services = services
     # An address is looked for in this order: first comes what is asked for most.
     for resource in (
         runs,
+        starts,
         reviews,
         graphs,
         graph_versions,
@@ -142,8 +153,7 @@ def build_app(services: Services) -> FastAPI:
         health,
         pages,
     ):
-        app.include_router(resource.router)
-    surround(app, services, host=services.settings.agent_api_host)
-    problem.install(app)
-    openapi.install(app)
+        # As they are: `include_router` would make each of them a second time, in the first request.
+        app.router.routes.extend(resource.router.routes)
+    openapi.install(app, COMMON)
     return app

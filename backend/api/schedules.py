@@ -15,10 +15,12 @@ from pydantic_core import PydanticCustomError
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
 from backend.api.graphs import existing_graph
+from backend.api.middleware import request_id
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
-from backend.api.runs import RunDetail, read_detail
+from backend.api.run_model import CredentialReference, References, RunDetail, kept_references
+from backend.api.runs import read_detail
 from backend.api.services import Use
 from backend.errors import (
     GraphNotRunnable,
@@ -30,11 +32,12 @@ from backend.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
-from backend.execution.runnable import check_values, runnable
+from backend.execution.runnable import check_values, chosen_credentials, runnable
 from backend.execution.timetable import MAX_CRON, WrongTime, check_cron, check_zone, moment, upcoming
 from backend.graphs.graph import MAX_VERSION
 from backend.store import runs, schedules
 from backend.store.connection import Queryable
+from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id
 from backend.store.runs import Begun
 from backend.store.schedules import Given, StoredSchedule
@@ -100,6 +103,15 @@ Inputs = Annotated[
         examples=[{"Input": 5}],
     ),
 ]
+Credentials = Annotated[
+    References,
+    Field(
+        description="one of your credentials for each slot of the graph's `credentials_input_schema`;"
+        " `credentials_inputs` is taken, too",
+        validation_alias=AliasChoices("credentials", "credentials_inputs"),
+        examples=[{}],
+    ),
+]
 
 
 class CreateSchedule(BaseModel):
@@ -112,7 +124,7 @@ class CreateSchedule(BaseModel):
     run_at: RunAt | None = None
     timezone: Zone = "UTC"
     inputs: Inputs = {}
-    credentials: dict[str, Any] = {}
+    credentials: Credentials = {}
     misfire: Misfire = "once"
 
     @model_validator(mode="after")
@@ -132,7 +144,7 @@ class ChangeSchedule(BaseModel):
     run_at: RunAt | None = None
     timezone: Zone = Field(default_factory=str)
     inputs: Inputs = Field(default_factory=dict[str, Any])
-    credentials: dict[str, Any] = Field(default_factory=dict[str, Any])
+    credentials: Credentials = Field(default_factory=dict[str, CredentialReference])
     misfire: Misfire = Field(default_factory=lambda: "once")
 
     @model_validator(mode="after")
@@ -153,7 +165,7 @@ class Schedule(BaseModel):
     run_at: datetime | None
     timezone: str
     inputs: dict[str, Any]
-    credentials: dict[str, Any]
+    credentials: References
     misfire: Literal["once", "skip", "all"]
     status: Literal["ACTIVE", "PAUSED", "ENDED"] = Field(description="ENDED: nothing is to come any more")
     next_run_time: datetime | None = Field(description="in UTC; null while it is paused, and when it has ended")
@@ -202,12 +214,22 @@ IN_BODY = documented(TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidIn
 async def create(body: CreateSchedule, use: Use, caller: Starter, response: Response) -> ScheduleDetail:
     """What would be refused at the start of a run is refused now."""
     stored = await existing_graph(use.database, caller, body.graph_id, body.graph_version)
-    check_values(await runnable(use.database, stored), body.inputs, {})
+    credentials = kept_references(body.credentials)
+    await _check(use.database, caller, stored, body.inputs, credentials)
     now = await schedules.now(use.database)
-    given = cast("Given", body.model_dump() | _timing(body.cron, body.run_at, body.timezone, now))
-    schedule = await schedules.insert(use.database, new_id(), caller.user_id, **given)
+    given = body.model_dump() | {"credentials": credentials} | _timing(body.cron, body.run_at, body.timezone, now)
+    schedule = await schedules.insert(use.database, new_id(), caller.user_id, **cast("Given", given))
     response.headers["Location"] = f"{router.prefix}/{schedule.id}"
     return _detail(schedule, now)
+
+
+async def _check(
+    database: Queryable, caller: Caller, stored: StoredGraph, inputs: dict[str, Any], credentials: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What is kept of the credentials with a run. Raises an ApiError if none could begin."""
+    graph = await runnable(database, stored)
+    check_values(graph, inputs, {})
+    return await chosen_credentials(database, caller.user_id, graph, credentials, {})
 
 
 def _timing(cron: str | None, run_at: datetime | None, zone: str, now: datetime) -> Given:
@@ -277,13 +299,16 @@ async def next_(
 async def change(schedule_id: UUID, body: ChangeSchedule, use: Use, caller: Starter) -> ScheduleDetail:
     """`cron` takes the place of `run_at`, and the other way round."""
     changes = body.model_dump(exclude_unset=True)
+    if "credentials" in changes:
+        changes["credentials"] = kept_references(body.credentials)
     async with use.database.acquire() as connection, connection.transaction():
         before = await _existing(connection, schedule_id, caller, lock=True)
         now = await schedules.now(connection)
-        if changes.keys() & {"graph_version", "inputs"}:
+        if changes.keys() & {"graph_version", "inputs", "credentials"}:
             version = changes.get("graph_version", before.graph_version)
             stored = await existing_graph(connection, caller, before.graph_id, version)
-            check_values(await runnable(connection, stored), changes.get("inputs", before.inputs), {})
+            inputs, credentials = (changes.get(name, getattr(before, name)) for name in ("inputs", "credentials"))
+            await _check(connection, caller, stored, inputs, credentials)
         if changes.keys() & {"cron", "run_at", "timezone"}:
             changes |= _changed_timing(before, body, now)
         changed = await schedules.change(connection, schedule_id, caller.user_id, **cast("Given", changes))
@@ -359,8 +384,11 @@ async def fire(schedule_id: UUID, use: Use, caller: Starter, response: Response)
     """When it is due next stays as it is. A schedule that is paused or has ended can be fired, too."""
     schedule = await _existing(use.database, schedule_id, caller)
     stored = await existing_graph(use.database, caller, schedule.graph_id, schedule.graph_version)
-    check_values(await runnable(use.database, stored), schedule.inputs, {})
-    run = Begun(new_id(), caller.user_id, stored.id, stored.version, schedule.inputs, schedule_id=schedule.id)
+    credentials = await _check(use.database, caller, stored, schedule.inputs, schedule.credentials)
+    run = Begun(
+        new_id(), caller.user_id, stored.id, stored.version, schedule.inputs, schedule_id=schedule.id,
+        credentials=credentials, request_id=request_id(),
+    )  # fmt: skip
     await runs.insert_begun(use.database, [run])
     response.headers["Location"] = f"/api/v2/runs/{run.id}"
     return await read_detail(use.database, caller, run.id)

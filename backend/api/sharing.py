@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.problem import documented
-from backend.api.runs import Status, existing_run
+from backend.api.run_model import Status
+from backend.api.runs import existing_run
 from backend.api.services import Use
 from backend.errors import UnknownRun, UnknownShare
 from backend.store import events, graphs, runs
@@ -79,7 +80,6 @@ async def unshare(run_id: UUID, use: Use, caller: Sharer) -> None:
     operation_id="get_shared_run",
     summary="Show what is shared",
     responses=documented(UnknownShare),
-    openapi_extra={"security": []},
 )
 async def show(token: str, use: Use, response: Response) -> SharedRun:
     """Needs no key: the token is one."""

@@ -78,6 +78,13 @@ ITEM: dict[str, Any] = {
     },
 }
 
+EXAMPLE = (
+    "id: 1\nevent: run.started\ndata: "
+    '{"number": 1, "type": "run.started", "run_id": "01980000-0000-7000-8000-000000000002",'
+    ' "created_at": "2026-01-31T12:00:00Z", "data": {"attempt": 1}}\n\n'
+)
+EVENTS = {"text/event-stream": {"itemSchema": ITEM, "example": EXAMPLE}}
+
 LastEventId = Annotated[
     str | None,
     Header(description="number of the last event seen", json_schema_extra={"pattern": "^[0-9]{1,10}$"}),
@@ -91,7 +98,7 @@ LastEventId = Annotated[
     status_code=200,
     response_class=EventStream,
     responses=documented(UnknownRun, InvalidLastEventId)
-    | {200: {"description": "the events, to the run's last", "content": {"text/event-stream": {"itemSchema": ITEM}}}},
+    | {200: {"description": "the events, to the run's last", "content": EVENTS}},
 )
 async def follow(
     run_id: UUID,
@@ -141,10 +148,16 @@ CHANGE_ITEM: dict[str, Any] = {
     "required": ["id"],
     "properties": {**ITEM["properties"], "id": {"type": "string", "description": "the place in the stream"}},
 }
+CHANGE_EXAMPLE = (
+    "id: 1769860800000000.745:745:\nevent: run.completed\ndata: "
+    '{"number": 9, "type": "run.completed", "run_id": "01980000-0000-7000-8000-000000000002",'
+    ' "graph_id": "01980000-0000-7000-8000-000000000001", "graph_version": 1, "status": "COMPLETED",'
+    ' "created_at": "2026-01-31T12:00:00Z", "data": {}}\n\n'
+)
 CHANGES = {
     200: {
         "description": "what becomes of the runs, without end",
-        "content": {"text/event-stream": {"itemSchema": CHANGE_ITEM}},
+        "content": {"text/event-stream": {"itemSchema": CHANGE_ITEM, "example": CHANGE_EXAMPLE}},
     }
 }
 

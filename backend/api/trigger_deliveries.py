@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from backend.api import signatures
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute, check_content, is_json, media_type, parsed, read_bytes
+from backend.api.middleware import request_id
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -36,7 +37,7 @@ from backend.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
-from backend.execution.runnable import check_values
+from backend.execution.runnable import check_values, chosen_credentials
 from backend.execution.triggering import values_for
 from backend.store import runs, triggers
 from backend.store.connection import Pool, Queryable
@@ -146,18 +147,17 @@ async def replay(trigger_id: UUID, delivery_id: UUID, use: Use, caller: Starter)
         202: {"links": RUN, "description": "the run is queued"},
     },
     openapi_extra={
-        # Public: who delivers has no key, but knows the address, and signs.
-        "security": [],
         "requestBody": {
             "required": True,
             "description": "The payload, up to 1 MiB.",
             "content": {
                 "application/json": {"schema": {}, "example": {"action": "opened"}},
-                "application/x-www-form-urlencoded": {"schema": {"type": "object"}},
+                "application/x-www-form-urlencoded": {"schema": {"type": "object"}, "example": {"a": "1"}},
             },
         },
     },
 )  # fmt: skip
+# Public: who delivers has no key, but knows the address, and signs.
 async def ingress(trigger_id: UUID, token: str, use: Use, request: Request, response: Response) -> Delivered:
     """Needs no API key: the address is as good as one, and the delivery is signed."""
     trigger = await triggers.find(use.database, trigger_id)
@@ -175,9 +175,19 @@ async def ingress(trigger_id: UUID, token: str, use: Use, request: Request, resp
     if kind == "github" and came.headers.get("x-github-event") == "ping":
         response.status_code = 200
         return Delivered(run_id=None, delivery_id=await _write_down(use.database, trigger, came, "PING"))
-    delivered, is_new = await _deliver(use.database, trigger, came, signatures.key_of(kind, *came))
+    try:
+        delivered, is_new = await _deliver(use.database, trigger, came, signatures.key_of(kind, *came))
+    except InvalidInputs as error:
+        raise _for_strangers(error) from None
     response.status_code = 202 if is_new else 200
     return delivered
+
+
+def _for_strangers(error: InvalidInputs) -> InvalidInputs:
+    """Who delivers is not to learn which credentials the user has."""
+    if any(problem["code"].endswith("_credentials") for problem in error.problems):
+        return InvalidInputs("The agent cannot run: the credentials of the trigger are to be looked at.")
+    return error
 
 
 async def _deliver(
@@ -211,7 +221,11 @@ async def _begin(connection: Queryable, trigger: StoredTrigger, payload: object)
     graph, stored = await runnable_graph(connection, trigger.user_id, trigger.graph_id, trigger.graph_version)
     inputs, masks = values_for(graph, trigger.inputs, trigger.payload_input, payload)
     check_values(graph, inputs, masks)
-    run = Begun(new_id(), trigger.user_id, stored.id, stored.version, inputs, masks or None)
+    credentials = await chosen_credentials(connection, trigger.user_id, graph, trigger.credentials, masks)
+    run = Begun(
+        new_id(), trigger.user_id, stored.id, stored.version, inputs, masks or None, credentials=credentials,
+        request_id=request_id(),
+    )  # fmt: skip
     await runs.insert_begun(connection, [run])
     return run.id
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple, cast
 from uuid import UUID
@@ -17,6 +19,8 @@ from backend.api.body import JsonRoute
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
+from backend.api.run_model import CredentialReference, References, kept_references
+from backend.api.schedules import Credentials
 from backend.api.services import Services, Use
 from backend.api.signatures import Kind
 from backend.errors import (
@@ -30,7 +34,7 @@ from backend.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
-from backend.execution.runnable import check_values, runnable
+from backend.execution.runnable import check_values, chosen_credentials, runnable
 from backend.execution.triggering import input_names, values_for
 from backend.graphs.graph import MAX_VERSION, Graph
 from backend.store import graphs, triggers
@@ -59,7 +63,13 @@ PayloadInput = Annotated[
     ),
 ]
 Secret = Annotated[
-    str, Field(min_length=8, max_length=500, description="one that the sender has made; left out: a new one")
+    str,
+    Field(
+        min_length=8,
+        max_length=500,
+        description="one that the sender has made; left out: a new one",
+        examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"],
+    ),
 ]
 
 
@@ -81,6 +91,7 @@ class CreateTrigger(BaseModel):
     graph_id: UUID
     graph_version: GraphVersion | None = None
     inputs: Inputs = {}
+    credentials: Credentials = {}
     payload_input: PayloadInput | None = None
     verification: Verification = Verification()
 
@@ -92,6 +103,7 @@ class ChangeTrigger(BaseModel):
     name: Name = Field(default_factory=str)
     graph_version: GraphVersion | None = None
     inputs: Inputs = Field(default_factory=dict[str, Any])
+    credentials: Credentials = Field(default_factory=dict[str, CredentialReference])
     payload_input: PayloadInput | None = None
 
 
@@ -115,6 +127,7 @@ class Trigger(BaseModel):
     graph_id: UUID
     graph_version: int | None
     inputs: dict[str, Any]
+    credentials: References
     payload_input: str | None
     verification: Verified
     address: str = Field(description="where to deliver to, with POST")
@@ -150,11 +163,12 @@ async def create(
 ) -> TriggerWithSecret:
     """What would keep every delivery from beginning a run is refused now."""
     secret = _secret(body.verification.kind, body.verification.secret, "/verification/secret")
-    await _check(use.database, caller.user_id, body.graph_id, body.graph_version, body.inputs, body.payload_input)
+    given = _given(body)
+    await _check(use.database, caller.user_id, given)
     id = new_id()
-    given = body.model_dump(exclude={"verification"}) | {"kind": body.verification.kind}
     sealed = _seal(use, id, Secrets(secrets.token_urlsafe(24), secret))
-    stored = await triggers.insert(use.database, id, caller.user_id, **cast("Given", given | {"sealed": sealed}))
+    given |= {"kind": body.verification.kind, "sealed": sealed}
+    stored = await triggers.insert(use.database, id, caller.user_id, **cast("Given", given))
     response.headers["Location"] = f"{router.prefix}/{stored.id}"
     return TriggerWithSecret(**_fields(use, request, stored), secret=secret)
 
@@ -169,20 +183,26 @@ def _secret(kind: Kind, given: str | None, pointer: str) -> str | None:
     return given
 
 
-async def _check(
-    database: Queryable, user_id: UUID, id: UUID, version: int | None, inputs: dict[str, Any], payload_input: str | None
-) -> None:
+def _given(body: CreateTrigger | ChangeTrigger) -> dict[str, Any]:
+    given = body.model_dump(exclude_unset=isinstance(body, ChangeTrigger), exclude={"verification"})
+    return given | ({"credentials": kept_references(body.credentials)} if "credentials" in given else {})
+
+
+async def _check(database: Queryable, user_id: UUID, given: Mapping[str, Any]) -> None:
     """Raises an ApiError if no delivery could begin a run."""
-    graph, _ = await runnable_graph(database, user_id, id, version)
+    graph, _ = await runnable_graph(database, user_id, given["graph_id"], given["graph_version"])
+    inputs, payload_input = given["inputs"], given["payload_input"]
     if payload_input is not None and payload_input not in input_names(graph):
         raise InvalidInputs(f"The agent has no input `{payload_input}` that the payload could go to.")
+    values = values_for(graph, inputs, payload_input, {})
     try:
-        check_values(graph, *values_for(graph, inputs, payload_input, {}))
+        check_values(graph, *values)
     except InvalidInputs as error:
         # What the payload may bring along, or has to be, is only seen when it is there.
         wrong = [each for each in error.problems if each["code"] != "missing_input" and each["pin"] in inputs]
         if wrong:
             raise InvalidInputs(" ".join(each["message"] for each in wrong), problems=wrong) from None
+    await chosen_credentials(database, user_id, graph, given["credentials"], values.masks)
 
 
 async def runnable_graph(
@@ -233,13 +253,11 @@ async def show(trigger_id: UUID, use: Use, caller: Reader, request: Request) -> 
 )
 async def change(trigger_id: UUID, body: ChangeTrigger, use: Use, caller: Starter, request: Request) -> Trigger:
     """Its address and its secret stay as they are."""
-    changes = cast("Given", body.model_dump(exclude_unset=True))
+    changes = _given(body)
     before = await existing_trigger(use.database, trigger_id, caller)
-    version = changes.get("graph_version", before.graph_version)
-    inputs, payload_input = changes.get("inputs", before.inputs), changes.get("payload_input", before.payload_input)
     if changes.keys() - {"name"}:
-        await _check(use.database, caller.user_id, before.graph_id, version, inputs, payload_input)
-    changed = await triggers.change(use.database, trigger_id, caller.user_id, **changes)
+        await _check(use.database, caller.user_id, asdict(before) | changes)
+    changed = await triggers.change(use.database, trigger_id, caller.user_id, **cast("Given", changes))
     if changed is None:
         raise unknown_trigger(trigger_id)
     return Trigger(**_fields(use, request, changed))

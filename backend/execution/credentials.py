@@ -25,16 +25,15 @@ Masks = Mapping[str, Mapping[str, Any]]
 NAMED = 5
 
 
-async def choose(
-    database: Queryable, user_id: UUID, graph: Graph, given: References, masks: Masks
-) -> tuple[dict[str, Any], list[Problem]]:
-    """What is kept with the run, as StoredRun has it, and why the run cannot begin so, where `pin` is the slot."""
-    found = slots(graph, registry.catalogue())
-    if not found and not given:
-        return {}, []
-    choice = _Choice(found, given, masks)
-    await choice.look_up(database, user_id)
-    return choice.kept(), list(choice.problems())
+async def look_up(database: Queryable, user_id: UUID, choices: Iterable[Choice]) -> None:
+    """Look at the credentials of a user, once for all that are to be chosen."""
+    choices = list(choices)
+    ids = {id for choice in choices for id in choice.ids()}
+    providers = {provider for choice in choices for slot in choice.slots for provider in slot.kind.providers}
+    found = await credentials.candidates(database, user_id, ids, providers) if ids or providers else []
+    theirs = {each.id: each for each in found}
+    for choice in choices:
+        choice.theirs = theirs
 
 
 async def fitting(database: Queryable, user_id: UUID, wanted: Iterable[Slot]) -> dict[str, list[StoredCredential]]:
@@ -66,33 +65,33 @@ def id_in(reference: object) -> UUID | None:
         return None
 
 
-class _Choice:
-    def __init__(self, found: list[Slot], given: References, masks: Masks) -> None:
-        self._slots = found
+class Choice:
+    """What is given for the slots of a graph. `theirs` are the credentials of the user that are looked at for it."""
+
+    def __init__(self, graph: Graph, given: References, masks: Masks) -> None:
+        self.slots = slots(graph, registry.catalogue())
+        self.theirs: Mapping[UUID, StoredCredential] = {}
         self._given = given
         self._masks = masks
-        self._theirs: dict[UUID, StoredCredential] = {}
 
-    async def look_up(self, database: Queryable, user_id: UUID) -> None:
-        own = [self._own(use) for slot in self._slots for use in slot.uses]
-        ids = {id for each in (*self._given.values(), *own) if (id := id_in(each))}
-        providers = {provider for slot in self._slots for provider in slot.kind.providers}
-        self._theirs = {each.id: each for each in await credentials.candidates(database, user_id, ids, providers)}
+    def ids(self) -> set[UUID]:
+        own = [self._own(use) for slot in self.slots for use in slot.uses]
+        return {id for each in (*self._given.values(), *own) if (id := id_in(each))}
 
     def kept(self) -> dict[str, Any]:
         return {
             slot.key: {key: self._given[slot.key].get(key) for key in REFERENCE}
             | {"nodes": {use.node.id: use.pin for use in slot.uses}}
-            for slot in self._slots
+            for slot in self.slots
             if slot.key in self._given
         }
 
     def problems(self) -> Iterable[Problem]:
-        known = {slot.key for slot in self._slots}
+        known = {slot.key for slot in self.slots}
         for key in self._given.keys() - known:
             listed = ", ".join(f"`{each}`" for each in sorted(known)) or "none"
             yield _problem("unknown_credentials", key, f"are none of this agent's: there is {listed}")
-        for slot in self._slots:
+        for slot in self.slots:
             if reason := self._reason(slot):
                 yield reason
 
@@ -114,7 +113,7 @@ class _Choice:
 
     def _wrong(self, slot: Slot, reference: Mapping[str, Any], use: Use | None) -> Problem | None:
         id = id_in(reference)
-        credential = self._theirs.get(id) if id else None
+        credential = self.theirs.get(id) if id else None
         if credential is None:
             if use and use.node.id not in self._masks:  # of who made the agent, perhaps
                 return self._missing(slot, use) if slot.required else None
@@ -130,7 +129,7 @@ class _Choice:
         return _problem("invalid_credentials", slot.key, f"cannot be used: {_name(credential)} {reason}")
 
     def _missing(self, slot: Slot, use: Use) -> Problem:
-        fit = [each for each in self._theirs.values() if unfit(each, slot.kind) is None]
+        fit = [each for each in self.theirs.values() if unfit(each, slot.kind) is None]
         named = ", ".join(map(_name, fit[:NAMED]))
         which = f"of yours, {named} would fit" if fit else "none of yours fits, so create one first"
         node = printable(use.node.name or use.node.id)[:80]

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import orjson
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from backend.blocks import registry
 from backend.blocks.resources import close_resources
@@ -202,7 +203,8 @@ class Worker:
             self._unsure = False
         claimed = await queue.claim(self._pool, self.id, wanted, self._settings.max_concurrent_runs)
         for stored in claimed:
-            await self._begin(stored)
+            with bound_contextvars(**_facts(stored)):
+                await self._begin(stored)
         return len(claimed)
 
     async def _begin(self, stored: StoredRun) -> None:
@@ -223,6 +225,7 @@ class Worker:
         if earlier := self._runs.get(run.id):
             earlier.abandon()  # we slept for so long that the run was rescued from us, and now it is ours again
         self._runs[run.id] = run
+        log.debug("took up a run", attempt=stored.attempt)
         run.begin(history)
 
     def _refuse(self, stored: StoredRun, number: int, error: str) -> None:
@@ -239,3 +242,7 @@ class Worker:
         if self._runs.get(run.id) is run:
             del self._runs[run.id]
         self._look.set()
+
+
+def _facts(stored: StoredRun) -> dict[str, str]:
+    return {"run": str(stored.id)} | ({"request_id": stored.request_id} if stored.request_id else {})

@@ -7,16 +7,19 @@ follows from the schedule and the time. What time it is, the database says.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
 
 from backend.errors import GraphNotRunnable, InvalidInputs
-from backend.execution.runnable import check_values, runnable
+from backend.execution.credentials import Choice, look_up
+from backend.execution.runnable import check_values, kept_credentials, runnable
 from backend.execution.timetable import due, upcoming
 from backend.graphs.graph import Graph
 from backend.store import graphs, runs, schedules
@@ -41,6 +44,8 @@ log = structlog.get_logger()
 
 # The graphs of schedules: what can run, in which version, or why it cannot.
 Graphs = Mapping[graphs.Wanted, tuple[Graph, int] | str]
+# By the id of the schedule, where its graph can run.
+Choices = Mapping[UUID, Choice]
 
 
 async def keep_schedules(pool: Pool, dsn: str) -> None:
@@ -69,22 +74,26 @@ async def _fire_or_wait(pool: Pool) -> float:
 
 async def fire_all_due(pool: Pool) -> float | None:
     """Returns the seconds until something is due again; not above 0 if somebody else is at it."""
-    while await fire_due(pool) == BATCH:
+    while await fire_due(pool) >= BATCH:
         pass
     return await schedules.seconds_to_next(pool)
 
 
 async def fire_due(pool: Pool) -> int:
-    """Advance schedules that are due, in one transaction. Returns how many; BATCH means that there may be more."""
+    """Advance schedules that are due, in one transaction. Returns how many; from BATCH on there may be more."""
     async with pool.acquire() as connection, connection.transaction():
         now, found = await schedules.lock_due(connection, BATCH)
         if now is None:
             return 0
-        known = await _graphs(connection, [each for each in found if _is_due(each, now)])
-        outcomes = [_outcome(each, now, known) for each in found]
+        due_now = [each for each in found if _is_due(each, now)]
+        known = await _graphs(connection, due_now)
+        choices = await _choices(connection, due_now, known)
+        outcomes = [_outcome(each, now, known, choices) for each in found]
         await runs.insert_begun(connection, [run for _, begun in outcomes for run in begun])
         await schedules.advance(connection, [advance for advance, _ in outcomes])
-    for advance, _ in outcomes:
+    for advance, begun in outcomes:
+        for run in begun:
+            log.debug("a schedule began a run", run=str(run.id), request_id=run.request_id)
         if advance.error:
             log.warning("a schedule could not begin a run", schedule=str(advance.id), error=advance.error)
     return len(found)
@@ -110,7 +119,21 @@ def _graph(schedule: StoredSchedule) -> graphs.Wanted:
     return schedule.user_id, schedule.graph_id, schedule.graph_version
 
 
-def _outcome(schedule: StoredSchedule, now: datetime, known: Graphs) -> tuple[Advance, list[Begun]]:
+async def _choices(connection: Queryable, found: list[StoredSchedule], known: Graphs) -> Choices:
+    """The credentials of each user are looked at once, however many schedules have some."""
+    choices: dict[UUID, Choice] = {}
+    of_user: defaultdict[UUID, list[Choice]] = defaultdict(list)
+    for schedule in found:
+        graph = known.get(_graph(schedule))
+        if isinstance(graph, tuple):
+            choices[schedule.id] = choice = Choice(graph[0], schedule.credentials, {})
+            of_user[schedule.user_id].append(choice)
+    for user_id, theirs in of_user.items():
+        await look_up(connection, user_id, theirs)
+    return choices
+
+
+def _outcome(schedule: StoredSchedule, now: datetime, known: Graphs, choices: Choices) -> tuple[Advance, list[Begun]]:
     try:
         upcoming_times = upcoming(schedule.cron, schedule.timezone, now, 1)
         times = _times(schedule, now)
@@ -123,7 +146,7 @@ def _outcome(schedule: StoredSchedule, now: datetime, known: Graphs) -> tuple[Ad
     if not _is_due(schedule, now):
         # A one-shot is not due by the cron: it stays where it is.
         return Advance(schedule.id, next_run_at or schedule.next_run_at, None, None, None), []
-    begun, error = _runs(schedule, times, known)
+    begun, error = _runs(schedule, times, known, choices)
     run_id = begun[-1].id if begun else None
     return Advance(schedule.id, next_run_at, times[-1] if times else None, run_id, error), begun
 
@@ -138,7 +161,9 @@ def _times(schedule: StoredSchedule, now: datetime) -> list[datetime]:
     return [time for time in times if schedule.misfire != "skip" or now - time <= IN_TIME]
 
 
-def _runs(schedule: StoredSchedule, times: list[datetime], known: Graphs) -> tuple[list[Begun], str | None]:
+def _runs(
+    schedule: StoredSchedule, times: list[datetime], known: Graphs, choices: Choices
+) -> tuple[list[Begun], str | None]:
     """What begins; or nothing, and why."""
     missing = f"There is no graph {schedule.graph_id}, or not in this version."
     found = known.get(_graph(schedule), missing)
@@ -147,10 +172,15 @@ def _runs(schedule: StoredSchedule, times: list[datetime], known: Graphs) -> tup
     graph, version = found
     try:
         check_values(graph, schedule.inputs, {})
+        credentials = kept_credentials(choices[schedule.id])
     except InvalidInputs as error:
         return [], error.detail
-    return [_begun(schedule, version, scheduled_run_id(schedule.id, time)) for time in times], None
+    ids = [scheduled_run_id(schedule.id, time) for time in times]
+    return [_begun(schedule, version, credentials, id) for id in ids], None
 
 
-def _begun(schedule: StoredSchedule, version: int, id: UUID) -> Begun:
-    return Begun(id, schedule.user_id, schedule.graph_id, version, schedule.inputs, schedule_id=schedule.id)
+def _begun(schedule: StoredSchedule, version: int, credentials: dict[str, Any] | None, id: UUID) -> Begun:
+    return Begun(
+        id, schedule.user_id, schedule.graph_id, version, schedule.inputs, schedule_id=schedule.id,
+        credentials=credentials, request_id=f"schedule-{schedule.id}",
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from backend.execution.webhook_message import body
 from backend.execution.webhook_sender import Sender
@@ -108,7 +109,8 @@ class Courier:
         outputs = await deliveries.outputs(self._pool, ended) if ended else {}
         for due in claimed:
             self._busy[due.lane] += 1
-            task = group.create_task(self._deliver(due, outputs.get(due.run_id, ()) if due.run_id else ()))
+            with bound_contextvars(**_facts(due)):  # for all that the task logs
+                task = group.create_task(self._deliver(due, outputs.get(due.run_id, ()) if due.run_id else ()))
             self._under_way[task] = due
             task.add_done_callback(self._end)
 
@@ -123,12 +125,13 @@ class Courier:
         """Whatever goes wrong here: the delivery is due again when its lease is over."""
         try:
             result = await self._sender.attempt(due, body(due, outputs))
+            log.debug("told a webhook", type=due.event_type, status=result.response_status, error=result.error)
             if reason := await deliveries.record(self._pool, due, result):
-                log.warning("a webhook was switched off", webhook=str(due.webhook_id), reason=reason)
+                log.warning("a webhook was switched off", reason=reason)
         except PASSING as error:
             log.warning("the database is away", error=str(error))
         except Exception:  # that of one delivery is not to end the others
-            log.exception("a delivery failed by a mistake of ours", delivery=str(due.id))
+            log.exception("a delivery failed by a mistake of ours")
 
     async def _give_back(self) -> None:
         left = dict(self._under_way)
@@ -137,3 +140,8 @@ class Courier:
         with suppress(TimeoutError, *PASSING):
             async with asyncio.timeout(LEAVE_WITHIN):
                 await deliveries.release(self._pool, list(left.values()))
+
+
+def _facts(due: Due) -> dict[str, str]:
+    facts = {"delivery": due.id, "webhook": due.webhook_id, "run": due.run_id, "request_id": due.request_id}
+    return {name: str(value) for name, value in facts.items() if value}

@@ -9,12 +9,14 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import orjson
+import structlog
 
 from backend.blocks.block import BlockError, Context, Pins
 from backend.blocks.coercion import InputError
@@ -49,6 +51,8 @@ PARK_AFTER = 5.0
 STOP_WITHIN = 1.5
 
 NOTHING = Counter[str]()
+
+log = structlog.get_logger()
 
 
 class ValueRefused(Exception):
@@ -106,6 +110,8 @@ class Run:
         # Set, and replaced by a new one, whenever something may have happened that a node waits for.
         self.woken = asyncio.Event()
         self.children = Children(database, stored.id)
+        # What is logged of the run has what is bound where it begins; much of it goes on from other tasks.
+        self._logged = copy_context()
 
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
@@ -264,7 +270,7 @@ class Run:
         outside = self._outside(inputs)
         try:
             outputs = self._call(node, inputs, block_input, outside)
-            if never_waits(outputs) and not self._careful and self._work_off(node, inputs, outputs):
+            if never_waits(outputs) and not self._careful and self._logged.run(self._work_off, node, inputs, outputs):
                 return self._end_node(inputs, None)
         except (Exception, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
             return self._end_node(inputs, self._reason(node, raised))
@@ -295,7 +301,7 @@ class Run:
         return True
 
     def _begin_task(self, inputs: NodeInputs, work: Callable[[], Awaitable[str | None]]) -> None:
-        self._tasks[inputs.number] = asyncio.create_task(self._work(inputs, work))
+        self._tasks[inputs.number] = asyncio.create_task(self._work(inputs, work), context=self._logged.copy())
 
     async def _work(self, inputs: NodeInputs, work: Callable[[], Awaitable[str | None]]) -> None:
         error = await work()
@@ -361,7 +367,7 @@ class Run:
             return redaction.text(str(raised))
         if late:
             return late
-        log_raised(raised, redaction, run=str(self.id), node=node.id, block=node.block.name)
+        self._logged.run(log_raised, raised, redaction, node=node.id, block=node.block.name)
         return redaction.text(f"{type(raised).__name__}: {raised}")
 
     def _end_node(self, inputs: NodeInputs, error: str | None) -> None:
@@ -471,6 +477,7 @@ class Run:
 
     def _end(self, events: list[Event], status: str, error: str | None, wake_at: datetime | None = None) -> None:
         self._over = True
+        self._logged.run(log.debug, "let go of a run", status=status)
         self._cancel()
         if self._pausing and status not in ENDED:
             events.append(self._event("run.paused", {"status": status}))

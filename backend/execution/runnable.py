@@ -1,17 +1,19 @@
 """Whether a stored graph can run, which is looked into once for each version, as a version never changes; and with
-which values.
+which values and credentials.
 
 Only the graphs that it calls and that did not come with it are looked up each time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from backend.blocks import registry
 from backend.errors import GraphNotRunnable, InvalidInputs
+from backend.execution.credentials import Choice, Masks, References, look_up
 from backend.graphs.calls import Call, calls_elsewhere
 from backend.graphs.faults import printable
 from backend.graphs.graph import MAX_VERSION, Graph
@@ -59,10 +61,29 @@ def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str
     _refuse(InvalidInputs, wrong + check_payloads(graph, catalogue, masks))
 
 
-def _refuse(error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem]) -> None:
+def _refuse(
+    error: type[GraphNotRunnable | InvalidInputs], problems: list[Problem], errors: Sequence[Mapping[str, Any]] = ()
+) -> None:
     if problems:
         shown = [problem.model_dump() for problem in problems]
-        raise error(" ".join(problem.message for problem in problems), problems=shown)
+        raise error(" ".join(problem.message for problem in problems), errors=errors, problems=shown)
+
+
+async def chosen_credentials(
+    database: Queryable, user_id: UUID, graph: Graph, given: References, masks: Masks, at: str = "/credentials"
+) -> dict[str, Any] | None:
+    """What is kept of the credentials with the run. Raises InvalidInputs; `at` is where the request has them."""
+    choice = Choice(graph, given, masks)
+    await look_up(database, user_id, [choice])
+    return kept_credentials(choice, at)
+
+
+def kept_credentials(choice: Choice, at: str = "/credentials") -> dict[str, Any] | None:
+    """The same for a choice that has been looked up."""
+    if wrong := list(choice.problems()):
+        errors = [{"pointer": f"{at}/{each.pin}", "code": each.code, "message": each.message} for each in wrong]
+        _refuse(InvalidInputs, wrong, errors)
+    return choice.kept() or None
 
 
 async def missing_calls(database: Queryable, user_id: UUID, graph: Graph) -> list[Problem]:

@@ -84,8 +84,8 @@ class Watch:
 
 
 async def rescue(pool: Pool) -> None:
-    for run_id in await queue.rescue(pool):
-        log.warning("rescued a run from an executor that is gone", run=str(run_id))
+    for run_id, request_id in await queue.rescue(pool):
+        log.warning("rescued a run from an executor that is gone", run=str(run_id), request_id=request_id)
 
 
 async def wake(pool: Pool) -> float | None:

@@ -38,7 +38,8 @@ def _escaped(part: str | int) -> str:
 
 def _place(path: Path) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{printable(part)}" for part in path)
-    return text.removeprefix(".") or "the file"
+    # The database cannot hold it where the sentence is stored.
+    return text.replace("\0", "\\u0000").removeprefix(".") or "the file"
 
 
 def printable(text: str) -> str:

@@ -46,7 +46,7 @@ async def serve_asgi(
     """
     _give_up_in_time(listener)
     guarded = _Guarded(app, stopping)
-    server = _Server(_config(guarded, access_log=logging.getLogger("uvicorn.access").isEnabledFor(logging.DEBUG)))
+    server = _Server(_config(guarded))
     server.on_ready = on_ready
     server.stopping = stopping
     try:
@@ -63,13 +63,13 @@ def _give_up_in_time(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GONE_AFTER * 1000)
 
 
-def _config(app: Application, *, access_log: bool) -> uvicorn.Config:
+def _config(app: Application) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="on",
         http=_Punctual,
         log_config=None,
-        access_log=access_log,
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=DRAIN,
     )

@@ -100,15 +100,20 @@ def notice(text: str) -> Message:
 
 
 class Lines(Printer):
-    """honcho's printer for one piece of many lines at once. Each in `also` gets every message as well."""
+    """honcho's printer for one piece of many lines at once. Each in `also` gets every message as well, but for what is
+    `private`: that is shown this once, and kept nowhere."""
 
     also: Sequence[Callable[[Message], None]] = ()
+    private: re.Pattern[bytes] | None = None
     # The process whose lines alone are shown, beside what the supervisor says.
     only: str | None = None
 
     def write(self, message: Message) -> None:
+        kept = message
+        if self.private and isinstance(message.data, bytes):
+            kept = message._replace(data=self.private.sub("…".encode(), message.data))
         for hear in self.also:
-            hear(message)
+            hear(kept)
         if self.only in (None, message.name) or message.name == SYSTEM:
             self.show(message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import signal
 import socket
 import sys
@@ -42,7 +43,7 @@ class Supervisor(Manager):
     The exit status is in `returncode` after `loop()`. `welcome` makes the text that is shown once all are ready.
     `folder` is where it tells what runs, and keeps what makes the next start faster; `server` is a fork server that was
     started before; `fork=False` starts every process anew. `log_dir` is where what the processes say is stored; OSError
-    when it cannot be written to.
+    when it cannot be written to. What is `private` in it is shown, and stored nowhere.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Supervisor(Manager):
         server: ForkServer | None = None,
         fork: bool = CAN_FORK,
         log_dir: Path | None = None,
+        private: re.Pattern[bytes] | None = None,
     ) -> None:
         output = sys.stdout
         printer: Lines = JsonPrinter(output) if as_json else PiecePrinter(output, colour=in_colour(output))
@@ -63,6 +65,7 @@ class Supervisor(Manager):
         self.folder = folder
         self.tail = Tail()
         self._log_files = LogFiles(log_dir, self.say) if log_dir else None
+        printer.private = private
         printer.also = [self.tail.hear, *([self._log_files.hear] if self._log_files else [])]
         self.stopping = asyncio.Event()
         # Held by the thread that leads; its end ends what was started, so that is where both are made.

@@ -10,7 +10,7 @@ from uuid import UUID
 from backend.store.connection import Queryable
 from backend.store.lists import START, Place, total
 
-# Those of one user that are looked at to find which fit.
+# Those of one user and provider that are looked at to find which fit.
 MOST = 1000
 
 
@@ -75,13 +75,15 @@ def _listing(columns: str, user_id: UUID, before: Place, provider: str | None) -
 async def candidates(
     connection: Queryable, user_id: UUID, ids: Collection[UUID], providers: Collection[str]
 ) -> list[StoredCredential]:
-    """Those with one of these ids, and the newest of these providers."""
+    """Those with one of these ids, and the newest of each of these providers."""
     rows = await connection.fetch(
         f"""
         SELECT {_COLUMNS} FROM credentials WHERE user_id = $1 AND id = ANY($2::uuid[])
         UNION
-        (SELECT {_COLUMNS} FROM credentials WHERE user_id = $1 AND provider = ANY($3::text[])
-         ORDER BY created_at DESC, id DESC LIMIT {MOST})
+        SELECT newest.* FROM unnest($3::text[]) AS wanted, LATERAL (
+            SELECT {_COLUMNS} FROM credentials WHERE user_id = $1 AND provider = wanted
+            ORDER BY created_at DESC, id DESC LIMIT {MOST}
+        ) AS newest
         ORDER BY created_at DESC, id DESC
         """,
         user_id,

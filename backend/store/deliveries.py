@@ -82,6 +82,7 @@ class Due:
     parent_run_id: UUID | None
     started_at: datetime | None
     ended_at: datetime | None
+    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ CLAIM = f"""
             'node_exec_id', reviews.id, 'node_id', node_id, 'instructions', instructions, 'editable', editable,
             'payload', CASE WHEN octet_length(payload::text) <= $6 THEN payload END
         ) END,
-        runs.graph_id, graph_version, parent_run_id, started_at, ended_at
+        runs.graph_id, graph_version, parent_run_id, started_at, ended_at, request_id
     FROM claimed LEFT JOIN webhooks ON webhooks.id = webhook_id LEFT JOIN runs ON runs.id = claimed.run_id
         LEFT JOIN run_events ON run_events.run_id = claimed.run_id AND number = event_number
         LEFT JOIN reviews ON reviews.id = review_id

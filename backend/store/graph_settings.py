@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from backend.store.connection import Queryable
 from backend.store.runs import OPEN
 
 
-async def max_concurrent_runs(connection: Queryable, graph_id: UUID) -> int | None:
-    """How many runs of the graph may be at work at a time; None is any number."""
-    return await connection.fetchval("SELECT max_concurrent_runs FROM graph_settings WHERE graph_id = $1", graph_id)
+@dataclass(frozen=True, slots=True)
+class StoredSettings:
+    """`max_concurrent_runs` may be at work at a time; None is any number. Without `human_in_the_loop_safe_mode` reviews
+    are approved by themselves; `sensitive_action_safe_mode` is kept for clients, as no block here is sensitive."""
+
+    max_concurrent_runs: int | None = None
+    human_in_the_loop_safe_mode: bool = True
+    sensitive_action_safe_mode: bool = False
+
+
+async def get(connection: Queryable, graph_id: UUID) -> StoredSettings:
+    columns = ", ".join(StoredSettings.__slots__)
+    row = await connection.fetchrow(f"SELECT {columns} FROM graph_settings WHERE graph_id = $1", graph_id)
+    return StoredSettings(*row) if row else StoredSettings()
+
+
+async def set_safe_modes(connection: Queryable, graph_id: UUID, wanted: StoredSettings) -> None:
+    """From the next review on; those that wait go on waiting."""
+    await connection.execute(
+        """
+        INSERT INTO graph_settings (graph_id, human_in_the_loop_safe_mode, sensitive_action_safe_mode)
+        VALUES ($1, $2, $3) ON CONFLICT (graph_id) DO UPDATE SET
+            human_in_the_loop_safe_mode = excluded.human_in_the_loop_safe_mode,
+            sensitive_action_safe_mode = excluded.sensitive_action_safe_mode
+        """,
+        graph_id,
+        wanted.human_in_the_loop_safe_mode,
+        wanted.sensitive_action_safe_mode,
+    )
 
 
 async def limit_runs(connection: Queryable, graph_id: UUID, at_most: int | None) -> None:

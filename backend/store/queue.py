@@ -174,16 +174,16 @@ async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] 
     )
 
 
-async def rescue(pool: Pool) -> list[UUID]:
+async def rescue(pool: Pool) -> list[tuple[UUID, str | None]]:
     """Requeue the runs whose executor is gone; that becomes an event of each, and of those that were to let go of it
-    for a pause, that they rest. Returns their ids."""
+    for a pause, that they rest. Returns their ids, each with that of the request that began it."""
     async with pool.acquire() as connection, connection.transaction():
         rows = await connection.fetch(
             """
             UPDATE runs SET
                 status = 'QUEUED', executor = NULL, node_runs = NULL, has_place = has_place AND NOT paused
             WHERE status = 'RUNNING' AND executor IS NOT NULL AND executor NOT IN (SELECT id FROM executors)
-            RETURNING id
+            RETURNING id, request_id
             """
         )
         # A statement of its own: only now that the rows are ours is it sure to see the last event of each.
@@ -201,4 +201,4 @@ async def rescue(pool: Pool) -> list[UUID]:
             """,
             [row["id"] for row in rows],
         )
-    return [row["id"] for row in rows]
+    return [(row["id"], row["request_id"]) for row in rows]

@@ -63,18 +63,28 @@ async def insert(
     instructions: str,
     editable: bool,
 ) -> None:
-    """Ask for a decision, once: if it was asked for already, nothing happens.
+    """Ask for a decision, once: if it was asked for already, nothing happens. It is made at once for a graph that says
+    so (graph_settings.py), or whose file it came in.
 
     Nothing happens either if this attempt does not own the run any more, or the run is to be stopped.
     """
     await connection.execute(
         """
         WITH run AS (
-            SELECT id, user_id FROM runs
+            SELECT id, user_id, graph_id, graph_version FROM runs
             WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
+        ), asked AS (
+            SELECT run.id, run.user_id, coalesce(human_in_the_loop_safe_mode, true) AS waits
+            FROM run JOIN graphs ON (graphs.id, graphs.version) = (run.graph_id, run.graph_version)
+                LEFT JOIN graph_settings ON graph_settings.graph_id = coalesce(graphs.included_in, graphs.id)
         )
-        INSERT INTO reviews (id, run_id, node_run, node_id, payload, instructions, editable, user_id)
-        SELECT $3, id, $4, $5, $6, $7, $8, user_id FROM run ON CONFLICT (id) DO NOTHING
+        INSERT INTO reviews (
+            id, run_id, node_run, node_id, payload, instructions, editable, user_id, status, reviewed_data, reviewed_at
+        )
+        SELECT
+            $3, id, $4, $5, $6, $7, $8, user_id, CASE WHEN waits THEN 'WAITING' ELSE 'APPROVED' END,
+            CASE WHEN waits THEN NULL ELSE $6::json END, CASE WHEN waits THEN NULL ELSE now() END
+        FROM asked ON CONFLICT (id) DO NOTHING
         """,
         run.id,
         run.attempt,

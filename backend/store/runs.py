@@ -35,7 +35,8 @@ class StoredRun:
     `input_masks` is {node id: {pin: value}}. Of the runs with one `concurrency_key` no more than `concurrency_limit`
     run at a time. `node_runs` is how many it has begun, told by the last executor that let go of it. Whoever has the
     `share_token` may see the outputs. `schedule_id` is the schedule that began it. `credentials` are references, by
-    slot {id, provider, type, title, nodes: {node id: pin}}, for the run and those below it.
+    slot {id, provider, type, title, nodes: {node id: pin}}, for the run and those below it. `request_id` is that of the
+    request that began it, or the first above it, and is in the log wherever that is of the run.
     """
 
     id: UUID
@@ -65,6 +66,7 @@ class StoredRun:
     share_token: str | None = None
     schedule_id: UUID | None = None
     credentials: dict[str, dict[str, Any]] | None = None
+    request_id: str | None = None
 
     @property
     def masks(self) -> dict[str, dict[str, Any]]:
@@ -88,6 +90,7 @@ class Options(TypedDict, total=False):
     concurrency_limit: int | None
     credentials: dict[str, dict[str, Any]] | None
     labels: dict[str, str] | None
+    request_id: str | None
 
 
 # The hint of a new run is its id: those who watch runs look at this one.
@@ -95,9 +98,9 @@ _QUEUE = """
     WITH run AS (
         INSERT INTO runs (
             id, graph_id, graph_version, status, inputs, priority, rerun_of, input_masks, concurrency_key,
-            concurrency_limit, user_id, labels, credentials, limited
+            concurrency_limit, user_id, labels, credentials, request_id, limited
         ) VALUES (
-            $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11, $12,
+            $1, $2, $3, 'QUEUED', $4, $5, $6, $7, $8::text, $9, $10, $11, $12, $13,
             $8::text IS NOT NULL OR EXISTS (
                 SELECT FROM graph_settings WHERE graph_id = $2 AND max_concurrent_runs IS NOT NULL
             )
@@ -108,7 +111,7 @@ _QUEUE = """
     )"""
 _LABELLED = """, labelled AS (
         INSERT INTO run_labels (user_id, graph_id, label, created_at, run_id)
-        SELECT user_id, graph_id, label, created_at, id FROM run, unnest($13::text[]) AS label
+        SELECT user_id, graph_id, label, created_at, id FROM run, unnest($14::text[]) AS label
     )"""
 _HINTED = " SELECT run.*, pg_notify('run_queued', run.id::text) FROM run"
 
@@ -137,6 +140,7 @@ async def insert(
         options.get("user_id", DEFAULT_USER),
         labels,
         options.get("credentials"),
+        options.get("request_id"),
         *([[label(*each) for each in labels.items()]] if labels else ()),
     )
     assert row is not None
@@ -154,6 +158,8 @@ class Begun:
     inputs: dict[str, Any]
     input_masks: dict[str, dict[str, Any]] | None = None
     schedule_id: UUID | None = None
+    credentials: dict[str, dict[str, Any]] | None = None
+    request_id: str | None = None
 
 
 async def insert_begun(connection: Queryable, begun: Sequence[Begun]) -> set[UUID]:
@@ -162,14 +168,17 @@ async def insert_begun(connection: Queryable, begun: Sequence[Begun]) -> set[UUI
         """
         WITH run AS (
             INSERT INTO runs (
-                id, user_id, graph_id, graph_version, status, inputs, input_masks, schedule_id, limited
+                id, user_id, graph_id, graph_version, inputs, input_masks, schedule_id, credentials, request_id, status,
+                limited
             )
-            SELECT id, user_id, graph_id, graph_version, 'QUEUED', inputs, input_masks, schedule_id, EXISTS (
+            SELECT begun.*, 'QUEUED', EXISTS (
                 SELECT FROM graph_settings
                 WHERE graph_settings.graph_id = begun.graph_id AND max_concurrent_runs IS NOT NULL
             )
-            FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::json[], $6::json[], $7::uuid[])
-                AS begun (id, user_id, graph_id, graph_version, inputs, input_masks, schedule_id)
+            FROM unnest(
+                $1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::json[], $6::json[], $7::uuid[], $8::json[],
+                $9::text[]
+            ) AS begun (id, user_id, graph_id, graph_version, inputs, input_masks, schedule_id, credentials, request_id)
             ON CONFLICT (id) DO NOTHING RETURNING id, created_at
         ), event AS (
             INSERT INTO run_events (run_id, number, type, data, created_at)
@@ -184,6 +193,8 @@ async def insert_begun(connection: Queryable, begun: Sequence[Begun]) -> set[UUI
         [each.inputs for each in begun],
         [each.input_masks for each in begun],
         [each.schedule_id for each in begun],
+        [each.credentials for each in begun],
+        [each.request_id for each in begun],
     )
     return {row["id"] for row in rows}
 
@@ -210,14 +221,14 @@ async def insert_child(
     await connection.execute(
         """
         WITH parent AS (
-            SELECT id, priority, paused, user_id, credentials FROM runs
+            SELECT id, priority, paused, user_id, credentials, request_id FROM runs
             WHERE id = $1 AND attempt = $2 AND status = 'RUNNING' AND NOT stop_requested FOR SHARE
         ), run AS (
             INSERT INTO runs (
                 id, graph_id, graph_version, status, inputs, parent_run_id, parent_node_run, parent_waits, depth,
-                input_masks, priority, paused, user_id, credentials
+                input_masks, priority, paused, user_id, credentials, request_id
             )
-            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id, credentials
+            SELECT $4, $5, $6, 'QUEUED', $7, id, $3, true, $8, $9, priority, paused, user_id, credentials, request_id
             FROM parent
             ON CONFLICT (id) DO NOTHING RETURNING *
         ), event AS (

@@ -24,8 +24,8 @@ WRONG_BY = "interval '1 minute'"
 @dataclass(frozen=True, slots=True)
 class StoredSchedule:
     """When runs of a graph begin, and with what. Either `cron` or `run_at` is there. `graph_version` null is the active
-    one. `misfire` is once, skip or all. `next_run_at` is null when nothing is to come; `last_run_at` is the time for
-    which it was last due, `last_error` why it began no run then."""
+    one. `credentials` are references, by slot. `misfire` is once, skip or all. `next_run_at` is null when nothing is to
+    come; `last_run_at` is the time for which it was last due, `last_error` why it began no run then."""
 
     id: UUID
     user_id: UUID
@@ -153,11 +153,17 @@ class Advance:
 async def lock_due(connection: Queryable, limit: int) -> tuple[datetime | None, list[StoredSchedule]]:
     """Schedules that are due, or were reckoned by a wrong clock, and that nobody else is about to advance; and now."""
     active = "next_run_at IS NOT NULL AND NOT paused"
+    # Each by its own index: together they would be looked for among all.
     rows = await connection.fetch(
         f"""
-        SELECT {_COLUMNS}, now() AS now FROM schedules
-        WHERE {active} AND (next_run_at <= now() OR advanced_at > now() + {WRONG_BY})
-        ORDER BY next_run_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        WITH due AS (
+            SELECT {_COLUMNS} FROM schedules WHERE {active} AND next_run_at <= now()
+            ORDER BY next_run_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), ahead AS (
+            SELECT {_COLUMNS} FROM schedules
+            WHERE {active} AND next_run_at > now() AND advanced_at > now() + {WRONG_BY} LIMIT $1 FOR UPDATE SKIP LOCKED
+        )
+        SELECT *, now() AS now FROM (SELECT * FROM due UNION ALL SELECT * FROM ahead) AS found
         """,
         limit,
     )

@@ -21,8 +21,9 @@ REMEMBERED = timedelta(days=3)
 
 @dataclass(frozen=True, slots=True)
 class StoredTrigger:
-    """What begins when something is delivered. `graph_version` null is the active one. `kind` is how deliveries are
-    verified; `sealed` has the secret for that, and the part of the address that is one."""
+    """What begins when something is delivered. `graph_version` null is the active one. `credentials` are
+    references, by slot. `kind` is how deliveries are verified; `sealed` has the secret for that, and the part of the
+    address that is one."""
 
     id: UUID
     user_id: UUID
@@ -30,6 +31,7 @@ class StoredTrigger:
     graph_id: UUID
     graph_version: int | None
     inputs: dict[str, Any]
+    credentials: dict[str, Any]
     payload_input: str | None
     kind: str
     sealed: bytes
@@ -65,6 +67,7 @@ class Given(TypedDict, total=False):
     graph_id: UUID
     graph_version: int | None
     inputs: dict[str, Any]
+    credentials: dict[str, Any]
     payload_input: str | None
     kind: str
     sealed: bytes

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from backend.api.authentication import Keys
 from backend.api.metrics import Metrics
@@ -37,6 +37,9 @@ ECHO: dict[str, Any] = {
 }
 
 
+_routers: dict[object, APIRouter] = {}
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings, pool: Pool, build_app: Callable[[Services], FastAPI], render: Render
@@ -45,6 +48,8 @@ async def serving(
     feed, stopping, ready = Feed(pool, render), asyncio.Event(), asyncio.Event()
     services = Services(settings, pool, feed, Metrics(), Keys(pool, settings))
     app = build_app(services)
+    # What the framework works out of the routes at the first requests takes it half a second: once for all apps.
+    app.router = _routers.setdefault(build_app, app.router)
     server = asyncio.create_task(serve_with_feed(app, listener, stopping, ready.set, services))
     await ready.wait()
     try:

@@ -115,6 +115,13 @@ async def test_a_key_expires_and_is_rotated(door, make_key):
     assert (await ask(door, "/api/v2/me", second))[0] == 200
 
 
+async def test_a_key_cannot_expire_when_there_is_no_time_for_it(door, make_key):
+    key = await make_key()
+    body = {"name": "CI", "permissions": ["READ_RUN"], "expires_at": "9999-12-31T23:59:59-23:59"}
+    status, problem, _ = await ask(door, "/api/v2/api-keys", key, "POST", json=body)
+    assert (status, problem["errors"][0]["pointer"]) == (422, "/expires_at")
+
+
 async def status_becomes(door: str, key: str, wanted: int) -> None:
     async with asyncio.timeout(10):
         while (await ask(door, "/api/v2/me", key))[0] != wanted:  # noqa: ASYNC110 - the notification is on its way

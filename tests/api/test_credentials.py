@@ -6,7 +6,8 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlsplit
+from uuid import UUID
 
 import aiohttp
 import pytest
@@ -25,6 +26,7 @@ from backend.blocks.block import (
     credentials_pin,
     pin,
 )
+from backend.execution.firing import fire_all_due
 from backend.graphs.graph import AGENT_EXECUTOR
 from backend.store.connection import Pool
 from backend.store.identifiers import new_id
@@ -256,6 +258,58 @@ async def test_a_credential_deleted_since_the_start_fails_the_node(api, echo: st
     async with api.get(run) as answer:
         error = (await answer.json())["failure"]["error"]
     assert error == f"The credential {credential['id']} is not there any more: choose another."
+
+
+async def test_schedules_and_triggers_run_with_the_credentials_that_they_name(api, echo: str, settings, database):
+    credential = await create(api, **host_scoped(echo, title="Mine"))
+    graph = await agent(api, f"http://{echo}/")
+    given = {SLOT: reference(credential) | {"api_key": SECRET}}
+    made: dict[str, Any] = {}
+    for kind, more in (("schedules", {"cron": "0 0 1 1 *"}), ("triggers", {"verification": {"kind": "none"}})):
+        body = {"name": "x", "graph_id": graph["id"], **more}
+        for named in ("credentials", "credentials_inputs"):
+            async with api.post(f"/api/v2/{kind}", json=body | {named: given}) as answer:
+                made[kind] = await answer.json()
+                assert (answer.status, made[kind]["credentials"]) == (201, {SLOT: reference(credential)})
+        address, wrong = f"/api/v2/{kind}/{made[kind]['id']}", {SLOT: reference(credential) | {"id": str(new_id())}}
+        refused = [api.post(f"/api/v2/{kind}", json=body), api.patch(address, json={"credentials": wrong})]
+        for request, code in zip(refused, ("missing_credentials", "unknown_credentials"), strict=True):
+            async with request as answer:
+                (error,) = (await answer.json())["errors"]
+                assert (answer.status, error["pointer"], error["code"]) == (422, f"/credentials/{SLOT}", code)
+        async with api.patch(address, json={"credentials": given}) as answer:
+            assert (await answer.json())["credentials"] == {SLOT: reference(credential)}
+    schedule = f"/api/v2/schedules/{made['schedules']['id']}"
+    ingress = urlsplit(made["triggers"]["address"]).path
+    run_ids = [await fire(api, database, schedule)]
+    for path, status, id in ((ingress, 202, "run_id"), (f"{schedule}/fire", 202, "id")):
+        async with api.post(path, json={}) as answer:
+            assert answer.status == status
+            run_ids.append((await answer.json())[id])
+    async with executing(settings, database):
+        for run_id in run_ids:
+            async with api.get(f"/api/v2/runs/{run_id}/events") as answer:
+                await answer.read()
+            async with api.get(f"/api/v2/runs/{run_id}/outputs") as answer:
+                assert (await answer.json())["Answer"][0]["sent"] == {"X-Key": "‹redacted›"}
+    async with api.delete(f"{CREDENTIALS}/{credential['id']}") as answer:
+        assert answer.status == 204
+    assert await fire(api, database, schedule) == run_ids[0]
+    async with api.get(schedule) as answer:
+        assert f"you have no credential {credential['id']}" in (await answer.json())["last_error"]
+    async with api.post(ingress, json={"other": 1}) as answer:
+        assert (answer.status, credential["id"] in await answer.text()) == (422, False)
+    async with api.get(f"/api/v2/triggers/{made['triggers']['id']}/deliveries") as answer:
+        last = (await answer.json())["items"][0]
+        assert (last["outcome"], credential["id"] in last["error"]) == ("FAILED", True)
+
+
+async def fire(api, database, schedule: str) -> str | None:
+    """Have it be due. Returns the last run that it began."""
+    await database.execute("UPDATE schedules SET next_run_at = now() WHERE id = $1", UUID(schedule.split("/")[-1]))
+    await fire_all_due(database)
+    async with api.get(schedule) as answer:
+        return (await answer.json())["last_run_id"]
 
 
 class LeakyBlock(Block):

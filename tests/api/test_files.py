@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from collections.abc import AsyncIterator
 from io import BytesIO
 from typing import Any
 
@@ -65,9 +66,12 @@ async def test_a_file_goes_up_and_comes_down_as_it_was(api):
             str(len(LARGE)),
         )
         etag = answer.headers["ETag"]
-    async with api.get(f"{FILES}/{made['id']}/download", headers={"If-None-Match": etag}) as answer:
-        assert (answer.status, await answer.read()) == (304, b"")
+    for known in (etag, f'"x", W/{etag}', "*"):
+        async with api.get(f"{FILES}/{made['id']}/download", headers={"If-None-Match": known}) as answer:
+            assert (answer.status, await answer.read()) == (304, b"")
     assert await content_of(api, empty["id"]) == b""
+    async with api.head(f"{FILES}/{made['id']}/download", headers={"Range": "bytes=-7"}) as answer:
+        assert (answer.status, answer.headers["Content-Length"], await answer.read()) == (206, "7", b"")
 
 
 async def test_a_part_of_a_file_is_given_if_it_is_asked_for(api):
@@ -121,6 +125,24 @@ async def test_a_file_of_the_same_name_is_replaced_only_if_that_is_wanted(api, d
         async with api.get(f"{FILES}/{made['id']}{path}") as answer:
             assert (answer.status, (await answer.json())["code"]) == (404, "unknown_file")
     assert await rows(database) == (0, 0)
+
+
+async def test_a_file_that_is_deleted_as_its_download_begins_is_not_there(api, database, monkeypatch):
+    stored = await upload(api, b"abc")
+    read = files.read
+
+    def read_too_late(connection: Any, file: Any, *part: int) -> Any:
+        async def chunks() -> AsyncIterator[bytes]:
+            await connection.execute("DELETE FROM files WHERE id = $1", file.id)
+            await connection.execute("DELETE FROM file_chunks WHERE content = $1", file.content)
+            async for chunk in read(connection, file, *part):
+                yield chunk
+
+        return chunks()
+
+    monkeypatch.setattr(files, "read", read_too_late)
+    async with api.get(f"/api/v2/files/{stored['id']}/download") as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (404, "unknown_file")
 
 
 async def rows(database: Any) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -17,7 +19,18 @@ async def test_a_loopback_name_is_served(api, host):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "localhost@evil.example"]
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "",
+        "[",
+        "localhost@evil.example",
+        "evil.example@localhost",
+        "localhost/evil.example",
+        "localhost, localhost",
+    ],
 )
 async def test_another_host_name_is_refused(api, host):
     async with api.get("/livez", headers={"Host": host}) as answer:
@@ -57,3 +70,10 @@ async def test_on_a_public_address_any_host_name_is_served_but_only_to_its_own_p
     headers = [(b"host", b"box:8006"), *([(b"origin", origin.encode())] if origin else [])]
     await LocalGuard(app, "0.0.0.0")({"type": "http", "headers": headers}, None, send)
     assert sent[0]["status"] == status
+
+
+async def test_a_request_that_names_two_hosts_is_refused(rest_address: str):
+    reader, writer = await asyncio.open_connection(*rest_address.split(":"))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+    writer.close()

@@ -7,6 +7,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from backend.api.health import _failures
 from backend.process import roster
 from backend.process.failure import Failure
@@ -20,6 +22,12 @@ from backend.store.identifiers import new_id
 async def test_a_server_with_its_database_is_ready(api):
     async with api.get("/readyz") as answer:
         assert (answer.status, await answer.json()) == (200, {"status": "ok", "processes": [], "failures": []})
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_who_asks_for_the_head_alone_is_answered(api, path: str):
+    async with api.head(path) as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
 
 
 async def test_readiness_waits_for_what_starts_and_shows_what_is_gone(api, tmp_path: Path):

@@ -45,7 +45,7 @@ async def test_an_agent_is_changed_and_deleted_as_its_graph_is(api: Any):
     change = {"graph_version": 1, "settings": {"max_concurrent_runs": 3}}
     status, agent = await ask(api, "PATCH", path, change, **{"If-Match": tag})
     assert (status, agent["graph_version"]) == (200, 1)
-    assert await ask(api, "GET", f"{as_graph}/settings") == (200, {"max_concurrent_runs": 3})
+    assert (await ask(api, "GET", f"{as_graph}/settings"))[1]["max_concurrent_runs"] == 3
     for method, body in (("PATCH", change), ("DELETE", None)):
         status, problem = await ask(api, method, path, body, **{"If-Match": tag})
         assert (status, problem["code"]) == (412, "precondition_failed")

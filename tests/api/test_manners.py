@@ -52,11 +52,24 @@ async def test_who_accepts_nothing_that_there_is_is_told(api, path, accepted, st
             assert (await answer.json(content_type=None))["code"] == "not_acceptable"
 
 
+async def test_what_is_accepted_may_be_said_in_several_headers(api):
+    async with api.get("/api/v2/graphs", headers=[("Accept", "text/html"), ("Accept", "application/json")]) as answer:
+        assert answer.status == 200
+
+
+async def test_a_body_that_is_packed_is_refused_by_name(api):
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    async with api.post("/api/v2/graphs", data=gzip.compress(b"{}"), headers=headers) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (415, "unsupported_media_type")
+
+
 async def test_large_answers_are_compressed_and_small_ones_are_not(api):
     plain = {"Accept-Encoding": "gzip"}
     async with api.get("/api/v2/blocks", headers=plain, auto_decompress=False) as answer:
         assert answer.headers["Content-Encoding"] == "gzip"
         assert gzip.decompress(await answer.read()).startswith(b"[{")
+    async with api.get("/api/v2/blocks", headers={"Accept-Encoding": "gzip; q=0, *"}) as answer:
+        assert "Content-Encoding" not in answer.headers
     async with api.get("/api/v2/me", headers=plain) as answer:
         assert "Content-Encoding" not in answer.headers
 

@@ -118,9 +118,9 @@ async def test_the_limit_of_a_graph_is_shown_and_lifted(api, graph):
     settings = f"/api/v2/graphs/{graph['id']}/settings"
     for body, expected in (({"max_concurrent_runs": 2}, 2), ({}, 2), ({"max_concurrent_runs": None}, None)):
         async with api.patch(settings, json=body) as answer:
-            assert (answer.status, await answer.json()) == (200, {"max_concurrent_runs": expected})
+            assert (answer.status, (await answer.json())["max_concurrent_runs"]) == (200, expected)
         async with api.get(settings) as answer:
-            assert await answer.json() == {"max_concurrent_runs": expected}
+            assert (await answer.json())["max_concurrent_runs"] == expected
     async with api.patch(settings, json={"max_concurrent_runs": 0}) as answer:
         assert answer.status == 422
     async with api.get(f"/api/v2/graphs/{NOBODY}/settings") as answer:

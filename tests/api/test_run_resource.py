@@ -101,6 +101,7 @@ async def test_a_value_of_the_wrong_type_is_refused(api):
 
 
 BAD_BODIES = {
+    "null": (b"null", "application/json", 422, "invalid_request"),
     "not JSON": (b"{", "application/json", 400, "malformed_json"),
     "NaN": (b'{"inputs": {"Input": NaN}}', "application/json", 400, "malformed_json"),
     "half a character": (b'{"inputs": {"Input": "\\ud800"}}', "application/json", 400, "malformed_json"),

@@ -215,6 +215,7 @@ async def test_bodies_that_are_no_payload_are_refused_in_words(create: Any, deli
         (400, b"{", {}),
         (400, b"", {}),
         (422, b'{"a": "\\u0000"}', {}),
+        (422, b'{"\\u0000": "a"}', {}),
         (422, b"a=%00", form),
         (422, b"\xff", form),
         (422, b"[" * 900 + b"]" * 900, {}),

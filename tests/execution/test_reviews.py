@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from backend.execution import executor
-from backend.store import control, reviews, runs, waking
+from backend.store import control, graph_settings, reviews, runs, waking
+from backend.store.graph_settings import StoredSettings
 from backend.store.identifiers import node_run_id
 from backend.store.reviews import Decision, StoredReview
 from tests.execution.agents import IN, OUT, REVIEW, node, parked_after
@@ -157,3 +158,12 @@ async def test_more_reviews_than_nodes_may_work_at_once_are_all_asked_for(engine
     async with engine.worker():
         _, asked = await in_review(engine, reviewed, x=list(range(7)))
     assert len(asked) == 7
+
+
+async def test_an_agent_that_needs_nobody_to_approve_goes_on_by_itself(engine: Engine, reviewed: UUID):
+    await graph_settings.set_safe_modes(engine.pool, reviewed, StoredSettings(human_in_the_loop_safe_mode=False))
+    async with engine.worker():
+        run, history = await engine.run(reviewed, x=[{"to": "all"}])
+    assert (run.status, history.outputs["yes"]) == ("COMPLETED", [{"to": "all"}])
+    [review] = await reviews.of_run(engine.pool, run.id)
+    assert (review.status, review.reviewed_data) == ("APPROVED", {"to": "all"})

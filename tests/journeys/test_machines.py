@@ -17,7 +17,7 @@ import pytest
 
 from backend.store import bundled
 from backend.store.session import open_session
-from tests.conftest import execute
+from tests.databases import execute
 from tests.execution.engine import Engine, assert_gap_free
 from tests.journeys.environment import PATIENCE, ROOT, Environment, settings_for, started, until
 from tests.journeys.machines import Machine, NoNetworks, Switch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import queue
+import re
 import threading
 from datetime import datetime
 
@@ -90,3 +91,12 @@ def test_colour_is_only_in_the_prefix() -> None:
 def test_for_machines_processes_are_passed_through_and_notices_are_objects() -> None:
     assert printed(JsonPrinter, line(b'{"event": "x"}\n')) == '{"event": "x"}\n'
     assert printed(JsonPrinter, notice("\nReady.\n")).endswith('"level": "info", "event": "Ready."}\n')
+
+
+def test_what_is_private_is_shown_and_given_to_nobody_else() -> None:
+    written, heard = io.StringIO(), list[Message]()
+    printer = JsonPrinter(written)
+    printer.also, printer.private = [heard.append], re.compile(rb"key_\w+")
+    printer.write(line(b"made key_123, once"))
+    assert written.getvalue() == "made key_123, once\n"
+    assert [each.data.decode() for each in heard] == ["made …, once"]

@@ -21,7 +21,7 @@ import pytest
 from backend.process.status import read
 from backend.store import bundled
 from backend.store.bundled import Bundled, DatabaseError, dsn
-from tests.conftest import execute
+from tests.databases import execute
 
 # A process that owns a server: it prints the server's pid once that answers.
 OWNER = """

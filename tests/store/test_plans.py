@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
 from backend.settings import Settings
 from backend.store import (
+    api_keys,
     changes,
     control,
+    credentials,
     deliveries,
     events,
     executors,
+    files,
     graph_settings,
     graphs,
     idempotency,
@@ -24,15 +27,20 @@ from backend.store import (
     retention,
     reviews,
     runs,
+    schedules,
     statistics,
+    triggers,
     waking,
+    webhooks,
 )
 from backend.store.connection import Pool, open_pool
+from backend.store.deliveries import Due, Result
 from backend.store.events import Entry, Event
 from backend.store.idempotency import Used
 from backend.store.identifiers import new_id
+from backend.store.schedules import Advance
 from backend.store.users import DEFAULT_USER as USER
-from tests.conftest import execute, of_database
+from tests.databases import execute, of_database
 
 # Rows that one call may read, of the many that there are.
 STORED, READ = 30_000, 1_500
@@ -43,6 +51,16 @@ PLACE = (datetime(2025, 1, 1, 6, tzinfo=UTC), UUID(int=0))
 def run(number: int) -> UUID:
     return UUID(int=number)
 
+
+EARLY = (datetime(2025, 1, 1, 0, 30, tzinfo=UTC), UUID(int=0))
+
+# Of what there are fewer of: each of the same age and graph as the run with its id.
+FEWER = 5_000
+COMMON_TRIGGER = run(2)
+FEW = f"""(
+    SELECT id, graph_id, created_at, row_number() OVER (ORDER BY created_at)::text AS n
+    FROM runs ORDER BY created_at LIMIT {FEWER}
+) AS few"""
 
 # All but the oldest 200 have ended, few of them otherwise than well; every tenth is below the one before it.
 FILL = f"""
@@ -90,6 +108,29 @@ SELECT id, user_id, hook, hook, 'run.completed', id, CASE WHEN due THEN 'PENDING
 FROM runs, LATERAL (
     SELECT CASE WHEN depth = 0 THEN '{COMMON}' ELSE '{RARE}' END::uuid AS hook, status = 'COMPLETED' AS due
 ) AS delivery;
+INSERT INTO schedules (
+    id, user_id, name, graph_id, timezone, cron, inputs, credentials, misfire, next_run_at, created_at, paused
+)
+SELECT id, '{USER}', n, graph_id, 'UTC', '0 0 * * *', '{{}}', '{{}}', 'once',
+    CASE WHEN n::int % 200 = 0 THEN timestamptz '2025-01-01' ELSE '2999-01-01' END, created_at, n::int % 400 = 0
+FROM {FEW};
+INSERT INTO triggers (id, user_id, name, graph_id, inputs, credentials, kind, sealed, created_at)
+SELECT id, '{USER}', n, graph_id, '{{}}', '{{}}', 'none', '', created_at FROM {FEW};
+INSERT INTO trigger_deliveries (id, trigger_id, key, headers, body, size, outcome, shown, created_at)
+SELECT id, CASE WHEN n::int % 2 = 0 THEN '{COMMON_TRIGGER}' ELSE id END, n, '{{}}', '', 0, 'STARTED',
+    n::int > {FEWER} - 200, now()
+FROM {FEW};
+INSERT INTO webhooks (id, user_id, url, events, run_id, lane, secret, created_at)
+SELECT id, CASE WHEN n::int % 100 = 0 THEN '{USER}' ELSE id END, '', '{{run.failed}}',
+    CASE WHEN n::int % 3 = 0 THEN id END, id, '', created_at FROM {FEW};
+INSERT INTO credentials (id, user_id, provider, type, sealed, created_at)
+SELECT id, '{USER}', CASE WHEN n::int % 1000 = 0 THEN 'rare' ELSE 'common' END, 'api_key', '', created_at FROM {FEW};
+INSERT INTO files (id, user_id, name, content_type, size, content, created_at, expires_at)
+SELECT id, '{USER}', n, 'text/plain', 1, id, created_at, CASE WHEN n::int % 1000 = 0 THEN now() END FROM {FEW};
+INSERT INTO file_chunks (content, number, bytes) SELECT id, 0, 'x' FROM {FEW};
+INSERT INTO api_keys (id, user_id, name, head, tail, hash, permissions, created_at)
+SELECT id, '{USER}', n, '', '', n::bytea, CASE WHEN n = '1' THEN '{{ADMIN}}' ELSE '{{}}' END::text[], created_at
+FROM {FEW};
 ANALYZE;
 """
 
@@ -139,6 +180,14 @@ async def next_version(pool: Pool) -> None:
     await graphs.activate(pool, await graphs.insert(pool, CHANGED, version + 1, "new", {"nodes": []}))
 
 
+def attempted(id: UUID) -> Due:
+    return Due(
+        id, id, id, "", None, 0, PLACE[0], True, "", b"", None, PLACE[0],
+        None, None, None, None, None, None, None, None,
+    )  # fmt: skip
+
+
+FAILED = Result(delivered=False, duration_ms=1)
 NEW = Event(1, "run.queued", "{}")
 ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "queue a run": lambda pool: runs.insert(pool, new_id(), COMMON, 1, {}),
@@ -162,6 +211,16 @@ ENGINE: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "ask for a review": lambda pool: reviews.lock_run(pool, USER, run(31)),
     "heartbeat": lambda pool: executors.beat(pool, EXECUTOR, "executor"),
     "claim deliveries": lambda pool: deliveries.claim(pool, {COMMON: 7}, in_lane=8, at_most=100),
+    "schedules that are due": lambda pool: schedules.lock_due(pool, 100),
+    "next schedule": lambda pool: schedules.seconds_to_next(pool),
+    "move schedules on": lambda pool: schedules.advance(pool, [Advance(run(9), None, None, None, None)]),
+    "use a credential": lambda pool: credentials.use(pool, USER, run(9)),
+    "credentials for a run": lambda pool: credentials.candidates(pool, USER, [run(9)], ["rare"]),
+    "file at its name": lambda pool: files.lock_name(pool, USER, "77"),
+    "files that expire": lambda pool: files.delete_expired(pool),
+    "result of a delivery": lambda pool: deliveries.record(
+        pool, attempted(run(400)), Result(delivered=False, duration_ms=1)
+    ),
     "next delivery": lambda pool: deliveries.next_due(pool),
     "delete what is deleted": lambda pool: retention.delete_graphs(pool),
     "the graph that a run calls": lambda pool: graphs.name_for(pool, run(1000), COMMON, 1),
@@ -214,6 +273,35 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "limit of a graph": lambda pool: graph_settings.limit_runs(pool, COMMON, 5),
     "deliveries": lambda pool: deliveries.page(pool, RARE, limit=21),
     "deliveries in a status": lambda pool: deliveries.page(pool, COMMON, limit=21, before=PLACE, status="FAILED"),
+    "webhook": lambda pool: webhooks.get(pool, USER, run(100)),
+    "webhooks": lambda pool: webhooks.page(pool, USER, limit=21),
+    "number of webhooks": lambda pool: webhooks.count(pool, USER),
+    "schedule": lambda pool: schedules.get(pool, run(9), USER),
+    "schedules": lambda pool: schedules.page(pool, USER, limit=21, before=EARLY),
+    "schedules of a graph": lambda pool: schedules.page(pool, USER, limit=21, graph_id=RARE),
+    "number of schedules": lambda pool: schedules.count(pool, USER),
+    "number of schedules of a graph": lambda pool: schedules.count(pool, USER, RARE),
+    "runs of a schedule": lambda pool: runs.page(pool, USER, limit=21, schedule_id=run(9)),
+    "number of runs of a schedule": lambda pool: runs.count(pool, USER, schedule_id=run(9)),
+    "trigger": lambda pool: triggers.get(pool, run(9), USER),
+    "triggers": lambda pool: triggers.page(pool, USER, limit=21, before=EARLY),
+    "triggers of a graph": lambda pool: triggers.page(pool, USER, limit=21, graph_id=RARE),
+    "number of triggers": lambda pool: triggers.count(pool, USER),
+    "number of triggers of a graph": lambda pool: triggers.count(pool, USER, RARE),
+    "what came before": lambda pool: triggers.seen(pool, COMMON_TRIGGER, "4", timedelta(days=3)),
+    "what came lately": lambda pool: triggers.deliveries(pool, COMMON_TRIGGER, limit=21),
+    "number of what came lately": lambda pool: triggers.count_deliveries(pool, COMMON_TRIGGER),
+    "credentials": lambda pool: credentials.page(pool, USER, limit=21, before=EARLY),
+    "credentials of a provider": lambda pool: credentials.page(pool, USER, limit=21, provider="rare"),
+    "number of credentials": lambda pool: credentials.count(pool, USER),
+    "number of credentials of a provider": lambda pool: credentials.count(pool, USER, "rare"),
+    "file": lambda pool: files.get(pool, USER, run(9)),
+    "files": lambda pool: files.page(pool, USER, limit=21, before=PLACE),
+    "number of files": lambda pool: files.count(pool, USER),
+    "delete a file": lambda pool: files.delete(pool, USER, run(11)),
+    "key": lambda pool: api_keys.by_secret(pool, "agpt_none"),
+    "keys": lambda pool: api_keys.page(pool, USER, limit=21, before=EARLY),
+    "number of keys": lambda pool: api_keys.count(pool, USER),
     "reviews of a run": lambda pool: reviews.of_run(pool, run(1000)),
 }
 

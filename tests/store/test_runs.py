@@ -126,7 +126,7 @@ async def test_runs_of_an_executor_that_is_gone_are_rescued_and_those_of_a_livin
     await executors.leave(pool, gone)
     await queue_run(pool)
     await claim(pool)
-    assert await queue.rescue(pool) == [lost.id]
+    assert await queue.rescue(pool) == [(lost.id, None)]
 
 
 async def test_an_executor_that_speaks_up_at_the_last_moment_is_not_forgotten(pool: Pool):

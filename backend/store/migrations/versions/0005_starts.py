@@ -10,7 +10,8 @@ down_revision = "0004"
 STATEMENTS = """
 ALTER TABLE runs
     ADD COLUMN labels json,
-    ADD COLUMN share_token text;
+    ADD COLUMN share_token text,
+    ADD COLUMN request_id text;
 CREATE UNIQUE INDEX runs_shared ON runs (share_token) WHERE share_token IS NOT NULL;
 CREATE INDEX runs_reruns ON runs (rerun_of) WHERE rerun_of IS NOT NULL;
 CREATE INDEX runs_late ON runs (user_id, created_at DESC, id DESC)
@@ -48,4 +49,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TABLE idempotency_keys, run_labels")
     op.execute("DROP INDEX runs_late, runs_reruns, runs_shared")
-    op.execute("ALTER TABLE runs DROP COLUMN labels, DROP COLUMN share_token")
+    op.execute("ALTER TABLE runs DROP COLUMN labels, DROP COLUMN share_token, DROP COLUMN request_id")

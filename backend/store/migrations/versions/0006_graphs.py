@@ -1,4 +1,4 @@
-"""Versions of graphs that are forked, and graphs that are deleted."""
+"""Graphs that have versions, are found by name, deleted, or need no person to approve."""
 
 from alembic import op
 
@@ -10,6 +10,9 @@ down_revision = "0005"
 # of its pieces, so an index of them finds it. (pg_trgm does that, but is not everywhere.) Longer texts are cut, for
 # their pieces take time.
 STATEMENTS = """
+ALTER TABLE graph_settings
+    ADD COLUMN human_in_the_loop_safe_mode boolean NOT NULL DEFAULT true,
+    ADD COLUMN sensitive_action_safe_mode boolean NOT NULL DEFAULT false;
 ALTER TABLE graphs
     ADD COLUMN first_at timestamptz NOT NULL DEFAULT now(),
     ADD COLUMN deleted_at timestamptz,
@@ -43,6 +46,9 @@ def downgrade() -> None:
     op.execute("DROP INDEX graphs_newest, graphs_active, graphs_versions, graphs_included, graphs_deleted")
     op.execute("DROP INDEX graphs_searched")
     op.execute("DROP FUNCTION text_parts")
+    op.execute(
+        "ALTER TABLE graph_settings DROP COLUMN human_in_the_loop_safe_mode, DROP COLUMN sensitive_action_safe_mode"
+    )
     op.execute("ALTER TABLE graphs DROP COLUMN first_at, DROP COLUMN deleted_at, DROP COLUMN description")
     op.execute(
         "CREATE INDEX graphs_newest ON graphs (user_id, created_at DESC, id DESC)"

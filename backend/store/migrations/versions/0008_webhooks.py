@@ -109,7 +109,10 @@ CREATE TRIGGER tell_of_run_event AFTER INSERT ON run_events FOR EACH ROW
 WHEN (NEW.type IN ('run.started', 'run.paused', 'run.completed', 'run.failed', 'run.terminated'))
 EXECUTE FUNCTION tell_of_run_event()
 """,
-    "CREATE TRIGGER tell_of_review AFTER INSERT ON reviews FOR EACH ROW EXECUTE FUNCTION tell_of_review()",
+    """
+    CREATE TRIGGER tell_of_review AFTER INSERT ON reviews FOR EACH ROW WHEN (NEW.status = 'WAITING')
+        EXECUTE FUNCTION tell_of_review()
+    """,
 )
 
 

@@ -14,6 +14,7 @@ CREATE TABLE triggers (
     graph_id uuid NOT NULL,
     graph_version integer,
     inputs json NOT NULL,
+    credentials json NOT NULL,
     payload_input text,
     kind text NOT NULL,
     sealed bytea NOT NULL,
