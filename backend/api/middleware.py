@@ -7,6 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,12 +29,12 @@ from backend.settings import is_loopback
 
 # Answers are data: no browser is to show them as a page, in a page of others, or out of a cache.
 SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
 }
 # What pages of other origins may read of an answer's headers.
 EXPOSED = ["X-Request-Id", "ETag", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"]
@@ -77,12 +78,12 @@ def surround(app: FastAPI, services: Services, *, host: str) -> None:
 
 
 class Compressed(GZipMiddleware):
-    """Starlette's, which takes `gzip;q=0` for a yes."""
+    """Starlette's, for whom it is for: that takes `gzip;q=0` for a yes, and has work with everybody else."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and NO_GZIP.search(Headers(scope=scope).get("accept-encoding", "")):
-            scope["headers"] = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
-        await super().__call__(scope, receive, send)
+        accepted = Headers(scope=scope).get("accept-encoding", "") if scope["type"] == "http" else ""
+        wanted = "gzip" in accepted.lower() and not NO_GZIP.search(accepted)
+        await (super().__call__ if wanted else self.app)(scope, receive, send)
 
 
 class Mannered:
@@ -110,6 +111,7 @@ def _offered(path: str) -> str | None:
     return "text/event-stream" if path.endswith("/events") else "application/json"
 
 
+@lru_cache(1000)
 def accepts(header: str, offered: str) -> bool:
     """Whether an Accept header (RFC 9110, 12.5.1) lets a media type pass: the most specific range that fits decides."""
     ranges = {offered: 3, f"{offered.split('/')[0]}/*": 2, "*/*": 1}
@@ -189,6 +191,7 @@ def _netloc(address: str) -> str:
         return ""
 
 
+@lru_cache(1000)
 def _name(address: str) -> str:
     try:
         return urlsplit(address).hostname or ""
@@ -239,8 +242,8 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.request_id
-            for name, value in SAFE.items():
-                headers.setdefault(name, value)
+            given = [*message.get("headers", ())]
+            missing = SAFE.keys() - {name for name, _ in given}
+            given += [(b"x-request-id", self.request_id.encode()), *((name, SAFE[name]) for name in missing)]
+            message["headers"] = given
         await self._send(message)
