@@ -221,7 +221,7 @@ class Worker:
             return self._journal_of(stored.id).append(entry, lambda _: None)
         news = self._waker.news(stored)
         journal = self._journal_of(stored.id)
-        run = Run(stored, plan, journal, self._settings, lambda: self._forget(run), self._pool, news)
+        run = Run(stored, plan, journal, self._settings, self._forget, self._pool, news)
         if earlier := self._runs.get(run.id):
             earlier.abandon()  # we slept for so long that the run was rescued from us, and now it is ours again
         self._runs[run.id] = run

@@ -87,14 +87,14 @@ class NodeOutside(Belongings):
         self._inputs = inputs
         self._waits = first
         self._files = 0
-        self.limit = asyncio.timeout(None)
+        self.limit: asyncio.Timeout | None = None
 
     async def sleep(self, seconds: float) -> None:
         await self._sleep("time", seconds)
 
     async def before_retry(self, seconds: float, error: str) -> None:
         """Wait before the node run is tried once more after an error."""
-        self.limit = asyncio.timeout(None)  # that of the last try is over
+        self.limit = None  # that of the last try is over
         await self._sleep(RETRY, seconds, error=error)
 
     async def _sleep(self, kind: str, seconds: float, **why: str) -> None:
@@ -188,9 +188,10 @@ class NodeOutside(Belongings):
     async def _until(self, look: Callable[[], Awaitable[T | None]], wait: Wait) -> T:
         """What `look` returns as soon as that is something."""
         clock = asyncio.get_running_loop()
-        end, began = self.limit.when(), clock.time()
-        if end is not None:
-            self.limit.reschedule(None)
+        limit, began = self.limit, clock.time()
+        end = limit.when() if limit else None
+        if limit and end is not None:
+            limit.reschedule(None)
         while True:
             woken = self._run.woken  # before the look: what happens after it is heard
             if found := await patiently(look):
@@ -202,8 +203,8 @@ class NodeOutside(Belongings):
                         await woken.wait()
             finally:
                 self._run.go_on(self._inputs)
-        if end is not None:
-            self.limit.reschedule(end + clock.time() - began)
+        if limit and end is not None:
+            limit.reschedule(end + clock.time() - began)
         return found
 
 

@@ -69,7 +69,7 @@ class Run:
         plan: Plan,
         journal: Journal,
         settings: Settings,
-        ended: Callable[[], None],
+        ended: Callable[[Run], None],
         database: Queryable,
         news: Callable[[], None] | None,
     ) -> None:
@@ -175,7 +175,7 @@ class Run:
         if not self._over:
             self._over = True
             self._cancel()
-            self._ended()
+            self._ended(self)
 
     # Starting
 
@@ -485,7 +485,7 @@ class Run:
         self._journal.append(entry, lambda _: self._let_go(status in ENDED))
 
     def _let_go(self, for_good: bool) -> None:
-        self._ended()
+        self._ended(self)
         if self._news and for_good:
             self._news()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 
 class Clock:
@@ -25,10 +25,10 @@ class Clock:
             self._set(now)
 
     def _set(self, now: datetime) -> None:
-        self._then, self._since = now, time.monotonic()
+        self._ahead = now.timestamp() - time.monotonic()
 
     def _at(self, moment: float) -> datetime:
-        return self._then + timedelta(seconds=moment - self._since)
+        return datetime.fromtimestamp(moment + self._ahead, UTC)
 
 
 CLOCK = Clock()

@@ -23,7 +23,9 @@ ENDS = frozenset({"run.completed", "run.failed", "run.terminated"})
 NOTIFIED_AT_ONCE = 7900 // 37
 
 
-@dataclass(frozen=True, slots=True)
+# Events and entries are not frozen: one is made for each step of each node, and frozen they take twice and five times as
+# long to make.
+@dataclass(slots=True)
 class Event:
     """One thing that happened in a run. `data` is a JSON object, or on the way in its JSON text without the `large`
     values, each as its hash and its JSON (large_values.py)."""
@@ -35,7 +37,7 @@ class Event:
     large: Sequence[tuple[str, bytes]] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """What one attempt at a run wants written at once: events, and a status if with it this attempt lets go of the run:
     one of the ends; QUEUED for another executor to go on; RUNNING or REVIEW to wait, no longer than until `wake_at`.
@@ -52,7 +54,12 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes of its values, about."""
-        return sum(len(event.data) + sum(len(raw) for _, raw in event.large) for event in self.events)
+        size = 0
+        for event in self.events:
+            size += len(event.data)
+            for _, raw in event.large:
+                size += len(raw)
+        return size
 
 
 async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:

@@ -87,7 +87,7 @@ def stored_run(inputs: dict[str, Any], masks: dict[str, Any], attempt: int) -> S
 
 
 async def execute_once(plan: Plan, stored: StoredRun, journal: MemoryJournal, history: list[Event]):
-    run = Run(stored, plan, journal, Settings(), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
+    run = Run(stored, plan, journal, Settings(), lambda run: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     async with asyncio.timeout(10):
         await journal.closed.wait()

@@ -47,7 +47,7 @@ def begun(journal: SlowJournal, history: list[Event], block: str, **given: Any) 
     now = datetime.now(UTC)
     stored = StoredRun(RUN, RUN, 1, "RUNNING", {}, None, False, 1, RUN, now, now, None, None, None, 0)
     plan = make_plan(Graph.model_validate(document), RUN, 1)
-    run = Run(stored, plan, journal, Settings(), lambda: None, None, None)  # pyright: ignore[reportArgumentType]
+    run = Run(stored, plan, journal, Settings(), lambda run: None, None, None)  # pyright: ignore[reportArgumentType]
     run.begin(history)
     return run
 
