@@ -17,6 +17,7 @@ import orjson
 
 from backend.store import bundled, graphs
 from backend.store.connection import connect
+from backend.store.identifiers import new_id
 from backend.store.upgrade import upgrade
 from benchmarks.measure import Figure, side_by_side
 
@@ -107,18 +108,18 @@ async def execute(
 
 
 async def queue(connection: asyncpg.Connection, graph_id: UUID, count: int) -> None:
-    """Store runs that any executor may begin."""
+    """Store runs that any executor may begin, with ids such as the server gives."""
     await connection.execute(
         """
         WITH queued AS (
             INSERT INTO runs (id, graph_id, graph_version, status, inputs)
-            SELECT gen_random_uuid(), $1, 1, 'QUEUED', '{"a": 1}' FROM generate_series(1, $2) RETURNING id
+            SELECT id, $1, 1, 'QUEUED', '{"a": 1}' FROM unnest($2::uuid[]) AS id RETURNING id
         )
         INSERT INTO run_events (run_id, number, type, data, created_at)
         SELECT id, 1, 'run.queued', '{}', now() FROM queued
         """,
         graph_id,
-        count,
+        [new_id() for _ in range(count)],
     )
 
 
@@ -131,7 +132,7 @@ async def bare(dsn: str) -> float:
     )
     started = time.perf_counter()
     for _ in range(OUR_RUNS // 10):
-        ids = [uuid4() for _ in range(10)]
+        ids = [new_id() for _ in range(10)]
         await connection.executemany(
             "INSERT INTO run_events (run_id, number, type, data, created_at) VALUES ($1, $2, $3, $4::text::json, $5)",
             [(run_id, *row) for run_id in ids for row in rows_of_a_run],
