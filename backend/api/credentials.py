@@ -18,11 +18,10 @@ from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
-from backend.blocks import registry
 from backend.errors import InvalidCursor, TooLarge, UnknownCredential, UnknownGraph, UnsupportedMediaType
 from backend.execution.credentials import fitting
 from backend.execution.runnable import check
-from backend.graphs.credentials import host_of, slots
+from backend.graphs.credentials import host_of
 from backend.store import credentials
 from backend.store.clock import CLOCK
 from backend.store.credentials import StoredCredential
@@ -285,7 +284,7 @@ async def delete(credential_id: UUID, use: Use, caller: Deleter) -> None:
 async def of_graph(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> CredentialsOfGraph:
     """What a start of a run takes as `credentials_inputs`, and what may be given there."""
     stored = await existing_graph(use.database, caller, graph_id, version)
-    found = slots(check(stored).graph, registry.catalogue())
+    found = check(stored).slots
     fit = await fitting(use.database, caller.user_id, found)
     return CredentialsOfGraph(
         slots=[

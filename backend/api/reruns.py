@@ -34,7 +34,7 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution import rerun
-from backend.execution.runnable import check_values, runnable
+from backend.execution.runnable import CheckedGraph, check_values, runnable
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.faults import printable
 from backend.graphs.graph import Graph
@@ -92,7 +92,8 @@ async def rerun_(
     once = Once(use.database, caller, idempotency_key, "rerun", run_id, body or Rerun())
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier)
-    run, graph = await _ended(use, caller, run_id)
+    run, checked = await _ended(use, caller, run_id)
+    graph = checked.graph
     wanted = body.from_nodes if body else []
     known = {node.id for node in graph.nodes}
     if unknown := [each for each in wanted if each not in known]:
@@ -122,12 +123,12 @@ async def fork(
     once = Once(use.database, caller, idempotency_key, "fork", run_id, body)
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier)
-    run, graph = await _ended(use, caller, run_id)
+    run, checked = await _ended(use, caller, run_id)
     inputs = run.inputs | body.inputs
-    check_values(graph, inputs, run.input_masks or {})
-    named = named_nodes(graph, registry.catalogue(), BlockKind.INPUT)
+    check_values(checked, inputs, run.input_masks or {})
+    named = named_nodes(checked.graph, registry.catalogue(), BlockKind.INPUT)
     changed = [node.id for name, node, _ in named if _differs(name, run.inputs, inputs)]
-    begun = await _begin(once, caller, run, inputs, await _kept(use, run, graph, changed))
+    begun = await _begin(once, caller, run, inputs, await _kept(use, run, checked.graph, changed))
     return await answer_begun(use, caller, response, begun)
 
 
@@ -155,7 +156,8 @@ async def retry(
     once = Once(use.database, caller, idempotency_key, "retry", run_id)
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier)
-    run, graph = await _ended(use, caller, run_id)
+    run, checked = await _ended(use, caller, run_id)
+    graph = checked.graph
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
     found, masked = topology(graph, registry.catalogue()), run.masks
@@ -165,7 +167,7 @@ async def retry(
     return await answer_begun(use, caller, response, begun)
 
 
-async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun, Graph]:
+async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun, CheckedGraph]:
     """An ended run of a graph that can run, and the graph."""
     run = await existing_run(use.database, caller, run_id)
     if not run.ended_at:

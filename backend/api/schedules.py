@@ -227,9 +227,9 @@ async def _check(
     database: Queryable, caller: Caller, stored: StoredGraph, inputs: dict[str, Any], credentials: dict[str, Any]
 ) -> dict[str, Any] | None:
     """What is kept of the credentials with a run. Raises an ApiError if none could begin."""
-    graph = await runnable(database, stored)
-    check_values(graph, inputs, {})
-    return await chosen_credentials(database, caller.user_id, graph, credentials, {})
+    checked = await runnable(database, stored)
+    check_values(checked, inputs, {})
+    return await chosen_credentials(database, caller.user_id, checked.slots, credentials, {})
 
 
 def _timing(cron: str | None, run_at: datetime | None, zone: str, now: datetime) -> Given:

@@ -29,10 +29,9 @@ from backend.errors import (
     UnsupportedMediaType,
 )
 from backend.execution.history import History
-from backend.execution.runnable import check, check_values, chosen_credentials, runnable
+from backend.execution.runnable import CheckedGraph, check_values, chosen_credentials, runnable
 from backend.graphs.catalogue import BlockKind
 from backend.graphs.credentials import without_secrets
-from backend.graphs.schemas import input_schema
 from backend.store import runs
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
@@ -149,15 +148,16 @@ async def start(
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier, wait)
     stored = await existing_graph(use.database, caller, graph_id, version)
-    graph = await runnable(use.database, stored)
-    check_values(graph, body.inputs, body.masks)
+    checked = await runnable(use.database, stored)
+    masks = body.masks
+    check_values(checked, body.inputs, masks)
     credentials = await chosen_credentials(
-        use.database, caller.user_id, graph, body.references, body.masks, "/credentials_inputs"
+        use.database, caller.user_id, checked.slots, body.references, masks, "/credentials_inputs"
     )
     if body.webhook:
         body.webhook.check(use, caller)
     if body.dry_run:
-        return Response(_what_would_run(stored, body).model_dump_json(), media_type="application/json")
+        return Response(_what_would_run(stored, checked, body).model_dump_json(), media_type="application/json")
     id, options = new_id(), body.options(caller.user_id)
     options |= {"credentials": credentials, "request_id": request_id()}
 
@@ -188,10 +188,10 @@ async def answer_begun(
     return detail
 
 
-def _what_would_run(stored: StoredGraph, body: StartRun) -> DryRun:
-    graph, catalogue = check(stored).graph, registry.catalogue()
-    known: dict[str, dict[str, Any]] = input_schema(graph, catalogue)["properties"]
-    specs = [(node, catalogue.get(node.block_id)) for node in graph.nodes if not node.settings.disabled]
+def _what_would_run(stored: StoredGraph, checked: CheckedGraph, body: StartRun) -> DryRun:
+    catalogue = registry.catalogue()
+    known: dict[str, dict[str, Any]] = checked.input_schema["properties"]
+    specs = [(node, catalogue.get(node.block_id)) for node in checked.graph.nodes if not node.settings.disabled]
     return DryRun(
         graph_id=stored.id,
         graph_version=stored.version,

@@ -218,10 +218,10 @@ async def _deliver(
 
 
 async def _begin(connection: Queryable, trigger: StoredTrigger, payload: object) -> UUID:
-    graph, stored = await runnable_graph(connection, trigger.user_id, trigger.graph_id, trigger.graph_version)
-    inputs, masks = values_for(graph, trigger.inputs, trigger.payload_input, payload)
-    check_values(graph, inputs, masks)
-    credentials = await chosen_credentials(connection, trigger.user_id, graph, trigger.credentials, masks)
+    checked, stored = await runnable_graph(connection, trigger.user_id, trigger.graph_id, trigger.graph_version)
+    inputs, masks = values_for(checked, trigger.inputs, trigger.payload_input, payload)
+    check_values(checked, inputs, masks)
+    credentials = await chosen_credentials(connection, trigger.user_id, checked.slots, trigger.credentials, masks)
     run = Begun(
         new_id(), trigger.user_id, stored.id, stored.version, inputs, masks or None, credentials=credentials,
         request_id=request_id(),

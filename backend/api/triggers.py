@@ -34,9 +34,9 @@ from backend.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
-from backend.execution.runnable import check_values, chosen_credentials, runnable
-from backend.execution.triggering import input_names, values_for
-from backend.graphs.graph import MAX_VERSION, Graph
+from backend.execution.runnable import CheckedGraph, check_values, chosen_credentials, runnable
+from backend.execution.triggering import values_for
+from backend.graphs.graph import MAX_VERSION
 from backend.store import graphs, triggers
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
@@ -190,24 +190,24 @@ def _given(body: CreateTrigger | ChangeTrigger) -> dict[str, Any]:
 
 async def _check(database: Queryable, user_id: UUID, given: Mapping[str, Any]) -> None:
     """Raises an ApiError if no delivery could begin a run."""
-    graph, _ = await runnable_graph(database, user_id, given["graph_id"], given["graph_version"])
+    checked, _ = await runnable_graph(database, user_id, given["graph_id"], given["graph_version"])
     inputs, payload_input = given["inputs"], given["payload_input"]
-    if payload_input is not None and payload_input not in input_names(graph):
+    if payload_input is not None and payload_input not in checked.input_schema["properties"]:
         raise InvalidInputs(f"The agent has no input `{payload_input}` that the payload could go to.")
-    values = values_for(graph, inputs, payload_input, {})
+    values = values_for(checked, inputs, payload_input, {})
     try:
-        check_values(graph, *values)
+        check_values(checked, *values)
     except InvalidInputs as error:
         # What the payload may bring along, or has to be, is only seen when it is there.
         wrong = [each for each in error.problems if each["code"] != "missing_input" and each["pin"] in inputs]
         if wrong:
             raise InvalidInputs(" ".join(each["message"] for each in wrong), problems=wrong) from None
-    await chosen_credentials(database, user_id, graph, given["credentials"], values.masks)
+    await chosen_credentials(database, user_id, checked.slots, given["credentials"], values.masks)
 
 
 async def runnable_graph(
     database: Queryable, user_id: UUID, id: UUID, version: int | None
-) -> tuple[Graph, StoredGraph]:
+) -> tuple[CheckedGraph, StoredGraph]:
     stored = await graphs.get_kept(database, user_id, id, version)
     if stored is None:
         raise UnknownGraph(f"There is no graph {id}" + (f" in version {version}." if version else "."))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from backend.blocks import registry
-from backend.graphs.credentials import REFERENCE, Kind, Slot, Use, covers, slots
+from backend.graphs.credentials import REFERENCE, Kind, Slot, Use, covers
 from backend.graphs.faults import printable
-from backend.graphs.graph import Graph
 from backend.graphs.json_types import object_in
 from backend.graphs.validation import Problem
 from backend.store import credentials
@@ -68,8 +66,8 @@ def id_in(reference: object) -> UUID | None:
 class Choice:
     """What is given for the slots of a graph. `theirs` are the credentials of the user that are looked at for it."""
 
-    def __init__(self, graph: Graph, given: References, masks: Masks) -> None:
-        self.slots = slots(graph, registry.catalogue())
+    def __init__(self, slots: Sequence[Slot], given: References, masks: Masks) -> None:
+        self.slots = slots
         self.theirs: Mapping[UUID, StoredCredential] = {}
         self._given = given
         self._masks = masks

@@ -19,9 +19,8 @@ import structlog
 
 from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.execution.credentials import Choice, look_up
-from backend.execution.runnable import check_values, kept_credentials, runnable
+from backend.execution.runnable import CheckedGraph, check_values, kept_credentials, runnable
 from backend.execution.timetable import due, upcoming
-from backend.graphs.graph import Graph
 from backend.store import graphs, runs, schedules
 from backend.store.connection import PASSING, Pool, Queryable
 from backend.store.identifiers import scheduled_run_id
@@ -43,7 +42,7 @@ MAX_MISSED = 100
 log = structlog.get_logger()
 
 # The graphs of schedules: what can run, in which version, or why it cannot.
-Graphs = Mapping[graphs.Wanted, tuple[Graph, int] | str]
+Graphs = Mapping[graphs.Wanted, tuple[CheckedGraph, int] | str]
 # By the id of the schedule, where its graph can run.
 Choices = Mapping[UUID, Choice]
 
@@ -106,7 +105,7 @@ def _is_due(schedule: StoredSchedule, now: datetime) -> bool:
 async def _graphs(connection: Queryable, found: list[StoredSchedule]) -> Graphs:
     """Each graph is looked at once, however many schedules run it."""
     stored = await graphs.get_many_kept(connection, list({_graph(each) for each in found}))
-    looked: dict[graphs.Wanted, tuple[Graph, int] | str] = {}
+    looked: dict[graphs.Wanted, tuple[CheckedGraph, int] | str] = {}
     for wanted, each in stored.items():
         try:
             looked[wanted] = await runnable(connection, each), each.version
@@ -126,7 +125,7 @@ async def _choices(connection: Queryable, found: list[StoredSchedule], known: Gr
     for schedule in found:
         graph = known.get(_graph(schedule))
         if isinstance(graph, tuple):
-            choices[schedule.id] = choice = Choice(graph[0], schedule.credentials, {})
+            choices[schedule.id] = choice = Choice(graph[0].slots, schedule.credentials, {})
             of_user[schedule.user_id].append(choice)
     for user_id, theirs in of_user.items():
         await look_up(connection, user_id, theirs)

@@ -1,5 +1,5 @@
-"""Whether a stored graph can run, which is looked into once for each version, as a version never changes; and with
-which values and credentials.
+"""Whether a stored graph can run, and what its runs take, which is looked into once for each version, as a version
+never changes; and with which values and credentials.
 
 Only the graphs that it calls and that did not come with it are looked up each time.
 """
@@ -7,7 +7,7 @@ Only the graphs that it calls and that did not come with it are looked up each t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +15,11 @@ from backend.blocks import registry
 from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.execution.credentials import Choice, Masks, References, look_up
 from backend.graphs.calls import Call, calls_elsewhere
+from backend.graphs.catalogue import BlockKind
+from backend.graphs.credentials import Slot, slots
 from backend.graphs.faults import printable
-from backend.graphs.graph import MAX_VERSION, Graph
+from backend.graphs.graph import MAX_VERSION, Graph, Node
+from backend.graphs.schemas import input_schema, of_kind
 from backend.graphs.validation import Problem, check_inputs, check_masks, check_payloads, problems
 from backend.store import graphs
 from backend.store.connection import Queryable
@@ -26,12 +29,25 @@ from backend.store.graphs import StoredGraph
 CACHE_SIZE = 256
 
 
-@dataclass(frozen=True, slots=True)
 class CheckedGraph:
-    """A graph, and what keeps it from running (nothing: an empty list)."""
+    """A graph, what keeps it from running (nothing: an empty list), and what a run of it takes."""
 
-    graph: Graph
-    problems: list[Problem]
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.problems: list[Problem] = problems(graph, registry.catalogue(), registry.known_names())
+
+    @cached_property
+    def input_schema(self) -> dict[str, Any]:
+        return input_schema(self.graph, registry.catalogue())
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        return slots(self.graph, registry.catalogue())
+
+    @cached_property
+    def triggers(self) -> list[Node]:
+        """The nodes that begin with what a trigger delivers."""
+        return [node for node, _ in of_kind(self.graph, registry.catalogue(), BlockKind.TRIGGER)]
 
 
 _checked: dict[tuple[UUID, int], CheckedGraph] = {}
@@ -42,23 +58,21 @@ def check(stored: StoredGraph) -> CheckedGraph:
     if key not in _checked:
         if len(_checked) >= CACHE_SIZE:
             del _checked[next(iter(_checked))]
-        graph = Graph.model_validate(stored.document)
-        _checked[key] = CheckedGraph(graph, problems(graph, registry.catalogue(), registry.known_names()))
+        _checked[key] = CheckedGraph(Graph.model_validate(stored.document))
     return _checked[key]
 
 
-async def runnable(database: Queryable, stored: StoredGraph) -> Graph:
-    """The graph. Raises GraphNotRunnable."""
+async def runnable(database: Queryable, stored: StoredGraph) -> CheckedGraph:
+    """Raises GraphNotRunnable."""
     checked = check(stored)
     _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
-    return checked.graph
+    return checked
 
 
-def check_values(graph: Graph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
+def check_values(checked: CheckedGraph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:
     """Raises InvalidInputs if no run of the graph can begin with them."""
-    catalogue = registry.catalogue()
-    wrong = check_inputs(graph, catalogue, inputs) + check_masks(graph, catalogue, masks)
-    _refuse(InvalidInputs, wrong + check_payloads(graph, catalogue, masks))
+    wrong = check_inputs(checked.input_schema, inputs) + check_masks(checked.graph, registry.catalogue(), masks)
+    _refuse(InvalidInputs, wrong + check_payloads(checked.triggers, masks))
 
 
 def _refuse(
@@ -70,10 +84,15 @@ def _refuse(
 
 
 async def chosen_credentials(
-    database: Queryable, user_id: UUID, graph: Graph, given: References, masks: Masks, at: str = "/credentials"
+    database: Queryable,
+    user_id: UUID,
+    wanted: Sequence[Slot],
+    given: References,
+    masks: Masks,
+    at: str = "/credentials",
 ) -> dict[str, Any] | None:
     """What is kept of the credentials with the run. Raises InvalidInputs; `at` is where the request has them."""
-    choice = Choice(graph, given, masks)
+    choice = Choice(wanted, given, masks)
     await look_up(database, user_id, [choice])
     return kept_credentials(choice, at)
 

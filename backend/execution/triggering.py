@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
-from backend.blocks import registry
-from backend.graphs.catalogue import BlockKind
-from backend.graphs.graph import Graph
-from backend.graphs.schemas import input_schema, of_kind
+from backend.execution.runnable import CheckedGraph
 
 Masks = dict[str, dict[str, Any]]
 
@@ -22,12 +19,13 @@ class Values(NamedTuple):
     masks: Masks
 
 
-def values_for(graph: Graph, given: Mapping[str, Any], payload_input: str | None, payload: object) -> Values:
+def values_for(checked: CheckedGraph, given: Mapping[str, Any], payload_input: str | None, payload: object) -> Values:
     """From what the trigger gives each time, and the payload of this one."""
-    if nodes := [node.id for node, _ in of_kind(graph, registry.catalogue(), BlockKind.TRIGGER)]:
+    if checked.triggers:
         taken = cast("dict[str, Any]", payload) if isinstance(payload, dict) else {"value": payload}
-        return Values(dict(given), {id: {"payload": taken} for id in nodes})
-    return Values({**given, **_inputs(input_names(graph) - given.keys(), payload_input, payload)}, {})
+        return Values(dict(given), {node.id: {"payload": taken} for node in checked.triggers})
+    names = checked.input_schema["properties"].keys()
+    return Values({**given, **_inputs(names - given.keys(), payload_input, payload)}, {})
 
 
 def _inputs(open_: set[str], payload_input: str | None, payload: object) -> dict[str, Any]:
@@ -38,7 +36,3 @@ def _inputs(open_: set[str], payload_input: str | None, payload: object) -> dict
     if not isinstance(payload, dict):
         return {}
     return {name: value for name, value in cast("dict[str, Any]", payload).items() if name in open_}
-
-
-def input_names(graph: Graph) -> set[str]:
-    return {*input_schema(graph, registry.catalogue())["properties"]}

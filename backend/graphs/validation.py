@@ -15,7 +15,7 @@ from backend.graphs.faults import printable
 from backend.graphs.graph import Graph, Node
 from backend.graphs.interface import Interface, interface
 from backend.graphs.pins import PinError, base, pin_error
-from backend.graphs.schemas import has_name, input_property, input_schema, named_nodes, of_kind
+from backend.graphs.schemas import has_name, input_property, named_nodes
 from backend.graphs.topology import topology
 from backend.graphs.values import SHOWN, mismatch
 
@@ -53,9 +53,9 @@ def problems(graph: Graph, catalogue: Catalogue, known_names: Mapping[str, str])
     return list(dict.fromkeys(islice(found, MAX_PROBLEMS)))
 
 
-def check_inputs(graph: Graph, catalogue: Catalogue, inputs: Mapping[str, Any]) -> list[Problem]:
-    """Why a run of the graph cannot begin with these inputs: the first MAX_PROBLEMS reasons, or none."""
-    schema = input_schema(graph, catalogue)
+def check_inputs(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Problem]:
+    """Why a run of the graph with this input schema cannot begin with these inputs: the first MAX_PROBLEMS reasons, or
+    none."""
     return list(islice(_input_problems(schema["properties"], schema["required"], inputs), MAX_PROBLEMS))
 
 
@@ -66,10 +66,9 @@ def check_masks(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[
     return list(islice(found, MAX_PROBLEMS))
 
 
-def check_payloads(graph: Graph, catalogue: Catalogue, masks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+def check_payloads(triggers: Iterable[Node], masks: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
     """The nodes that begin with what a trigger delivers, in a run to which nothing was delivered."""
-    nodes = (node for node, _ in of_kind(graph, catalogue, BlockKind.TRIGGER))
-    waiting = (node for node in nodes if "payload" not in {**node.input_default, **masks.get(node.id, {})})
+    waiting = (node for node in triggers if "payload" not in {**node.input_default, **masks.get(node.id, {})})
     return [_without_payload(node) for node in islice(waiting, MAX_PROBLEMS)]
 
 

@@ -23,8 +23,8 @@ ENDS = frozenset({"run.completed", "run.failed", "run.terminated"})
 NOTIFIED_AT_ONCE = 7900 // 37
 
 
-# Events and entries are not frozen: one is made for each step of each node, and frozen they take twice and five times as
-# long to make.
+# Events and entries are not frozen: one is made for each step of each node, and frozen they take two and five times as
+# long.
 @dataclass(slots=True)
 class Event:
     """One thing that happened in a run. `data` is a JSON object, or on the way in its JSON text without the `large`

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backend.graphs.graph import AGENT_EXECUTOR, Graph
+from backend.graphs.schemas import input_schema
 from backend.graphs.validation import MAX_PROBLEMS, Problem, check_inputs, problems
 from tests.graphs.graph_samples import ADD, CATALOGUE, FILL, INPUT, NOTE, OUTPUT, STORE, graph, link, node, sum_agent
 
@@ -217,7 +218,7 @@ def test_no_more_problems_are_told_than_anybody_reads():
 
 def check(inputs: dict[str, Any], *nodes: dict[str, Any]) -> list[tuple[str, str]]:
     agent = graph(*(nodes or [node("n", "number", name="Count"), node("t", "toggle", name="Loud")]))
-    return [(each.code, each.message) for each in check_inputs(agent, CATALOGUE, inputs)]
+    return [(each.code, each.message) for each in check_inputs(input_schema(agent, CATALOGUE), inputs)]
 
 
 @pytest.mark.parametrize("inputs", [{"Count": 5}, {"Count": "5", "Loud": "true"}, {"Count": None, "Loud": None}])
