@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from email.message import Message
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -59,6 +60,7 @@ def is_json(content_type: str | None) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
+@lru_cache(1000)
 def media_type(content_type: str | None) -> str:
     """What a Content-Type says, without its parameters, in small letters."""
     message = Message()

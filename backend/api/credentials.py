@@ -284,7 +284,7 @@ async def delete(credential_id: UUID, use: Use, caller: Deleter) -> None:
 async def of_graph(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> CredentialsOfGraph:
     """What a start of a run takes as `credentials_inputs`, and what may be given there."""
     stored = await existing_graph(use.database, caller, graph_id, version)
-    found = check(stored).slots
+    found = (await check(use.database, stored)).slots
     fit = await fitting(use.database, caller.user_id, found)
     return CredentialsOfGraph(
         slots=[

@@ -295,7 +295,7 @@ async def locked(connection: Queryable, caller: Caller, graph_id: UUID, if_match
 
 async def _insert_next(connection: Queryable, before: StoredGraph, graph: Graph) -> StoredGraph:
     versions = await _next_versions(connection, before, graph)
-    before_that = Graph.model_validate(before.document)
+    before_that = (await check(connection, before)).graph
     after = with_new_ids(graph, versions).model_copy(
         update={
             "is_active": True,
@@ -354,7 +354,7 @@ async def fork(graph_id: UUID, use: Use, caller: Writer, version: Version = None
 async def forked(database: Queryable, caller: Caller, graph_id: UUID, version: int | None) -> StoredGraph:
     """A copy that is stored as a graph of its own."""
     stored = await existing_graph(database, caller, graph_id, version)
-    copy = with_new_ids(check(stored).graph).model_copy(
+    copy = with_new_ids((await check(database, stored)).graph).model_copy(
         update={
             "name": f"{stored.name} (copy)",
             "forked_from_id": str(stored.id),
@@ -373,8 +373,8 @@ async def forked(database: Queryable, caller: Caller, graph_id: UUID, version: i
 async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> list[BlockDescription]:
     """Each is there once. Blocks that this server does not have are among the `problems` of the graph instead."""
     stored = await existing_graph(use.database, caller, graph_id, version)
-    known = registry.blocks()
-    used = {known[node.block_id] for node in check(stored).graph.nodes if node.block_id in known}
+    graph, known = (await check(use.database, stored)).graph, registry.blocks()
+    used = {known[node.block_id] for node in graph.nodes if node.block_id in known}
     return [
         BlockDescription.model_validate(registry.describe(block)) for block in sorted(used, key=lambda each: each.name)
     ]
@@ -395,7 +395,8 @@ async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = No
 async def export(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> Response:
     """The file imports to the same graph. Secrets are left out."""
     stored = await existing_graph(use.database, caller, graph_id, version)
-    file = exchange.export(check(stored).graph, registry.catalogue()) | {"is_active": stored.is_active}
+    graph = (await check(use.database, stored)).graph
+    file = exchange.export(graph, registry.catalogue()) | {"is_active": stored.is_active}
     headers = {"Content-Disposition": f'attachment; filename="agent-{stored.id}-v{stored.version}.json"'}
     return Response(orjson.dumps(file, option=orjson.OPT_INDENT_2), headers=headers, media_type="application/json")
 
@@ -433,7 +434,7 @@ def answered(found: Described, status: int = 200, known: str | None = None, **he
 
 
 async def detail(database: Queryable, stored: StoredGraph) -> GraphDetail:
-    checked = check(stored)
+    checked = await check(database, stored)
     graph, found = checked.graph, [*checked.problems, *await missing_calls(database, stored.user_id, checked.graph)]
     fields: dict[str, Any] = {name: getattr(graph, name) for name in Graph.model_fields}
     fields |= derived(graph, registry.catalogue()) | {

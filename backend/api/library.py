@@ -30,7 +30,7 @@ from backend.errors import (
     UnknownGraph,
     UnsupportedMediaType,
 )
-from backend.execution.runnable import check
+from backend.execution.runnable import CheckedGraph, check, check_all
 from backend.graphs.graph import MAX_VERSION
 from backend.graphs.schemas import derived
 from backend.store.graphs import StoredGraph, whole_page
@@ -87,7 +87,8 @@ async def list_(
     found = await whole_page(use.database, caller.user_id, limit=limit + 1, before=after, name=name)
     rows, next_cursor = cut(found, limit)
     total_count = await count_of(use.database, caller.user_id, name)
-    return Page(items=[_agent(row) for row in rows], next_cursor=next_cursor, total_count=total_count)
+    agents = list(map(_agent, rows, await check_all(use.database, rows)))
+    return Page(items=agents, next_cursor=next_cursor, total_count=total_count)
 
 
 @router.get(
@@ -100,7 +101,7 @@ async def show(graph_id: UUID, use: Use, caller: Reader, response: Response) -> 
     """The `ETag` is that of the graph."""
     stored = await existing_graph(use.database, caller, graph_id, None)
     response.headers["ETag"] = (await graphs.described(use.database, stored)).tag
-    return _agent(stored)
+    return _agent(stored, await check(use.database, stored))
 
 
 @router.get(
@@ -153,7 +154,7 @@ async def delete(graph_id: UUID, use: Use, caller: Writer, if_match: IfMatch = N
 async def fork(graph_id: UUID, use: Use, caller: Writer, response: Response, version: Version = None) -> LibraryAgent:
     copy = await graphs.forked(use.database, caller, graph_id, version)
     response.headers["Location"] = f"{router.prefix}/library/agents/{copy.id}"
-    return _agent(copy)
+    return _agent(copy, await check(use.database, copy))
 
 
 # Whatever may be said of a start of a graph may be said here.
@@ -172,8 +173,8 @@ router.add_api_route(
 )
 
 
-def _agent(stored: StoredGraph) -> LibraryAgent:
-    graph = check(stored).graph
+def _agent(stored: StoredGraph, checked: CheckedGraph) -> LibraryAgent:
+    graph = checked.graph
     fields: dict[str, Any] = derived(graph, registry.catalogue())
     return LibraryAgent(
         **fields,

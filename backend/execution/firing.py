@@ -19,7 +19,7 @@ import structlog
 
 from backend.errors import GraphNotRunnable, InvalidInputs
 from backend.execution.credentials import Choice, look_up
-from backend.execution.runnable import CheckedGraph, check_values, kept_credentials, runnable
+from backend.execution.runnable import CheckedGraph, check_all, check_runnable, check_values, kept_credentials
 from backend.execution.timetable import due, upcoming
 from backend.store import graphs, runs, schedules
 from backend.store.connection import PASSING, Pool, Queryable
@@ -105,10 +105,12 @@ def _is_due(schedule: StoredSchedule, now: datetime) -> bool:
 async def _graphs(connection: Queryable, found: list[StoredSchedule]) -> Graphs:
     """Each graph is looked at once, however many schedules run it."""
     stored = await graphs.get_many_kept(connection, list({_graph(each) for each in found}))
+    checked = await check_all(connection, list(stored.values()))
     looked: dict[graphs.Wanted, tuple[CheckedGraph, int] | str] = {}
-    for wanted, each in stored.items():
+    for (wanted, each), graph in zip(stored.items(), checked, strict=True):
         try:
-            looked[wanted] = await runnable(connection, each), each.version
+            await check_runnable(connection, each, graph)
+            looked[wanted] = graph, each.version
         except GraphNotRunnable as error:
             looked[wanted] = error.detail
     return looked

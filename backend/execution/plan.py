@@ -64,10 +64,10 @@ class Plans:
         """Raises CannotPlan."""
         plan = self._plans.pop((graph_id, version), None)
         if plan is None:
-            stored = await graphs.get(self._database, graph_id, version)
-            if stored is None:
+            found = await graphs.documents(self._database, [(graph_id, version)])
+            if not found:
                 raise CannotPlan(f"version {version} of the graph {graph_id} is not there any more")
-            plan = make_plan(Graph.model_validate(stored.document), graph_id, version)
+            plan = make_plan(Graph.model_validate(found[graph_id, version]), graph_id, version)
         self._plans[graph_id, version] = plan
         if len(self._plans) > CACHE_SIZE:
             del self._plans[next(iter(self._plans))]

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from backend.blocks import registry
-from backend.errors import GraphNotRunnable, InvalidInputs
+from backend.errors import GraphNotRunnable, InvalidInputs, UnknownGraph
 from backend.execution.credentials import Choice, Masks, References, look_up
 from backend.graphs.calls import Call, calls_elsewhere
 from backend.graphs.catalogue import BlockKind
@@ -53,20 +53,35 @@ class CheckedGraph:
 _checked: dict[tuple[UUID, int], CheckedGraph] = {}
 
 
-def check(stored: StoredGraph) -> CheckedGraph:
-    key = (stored.id, stored.version)
-    if key not in _checked:
-        if len(_checked) >= CACHE_SIZE:
-            del _checked[next(iter(_checked))]
-        _checked[key] = CheckedGraph(Graph.model_validate(stored.document))
-    return _checked[key]
+async def check(database: Queryable, stored: StoredGraph) -> CheckedGraph:
+    return (await check_all(database, [stored]))[0]
+
+
+async def check_all(database: Queryable, stored: Sequence[StoredGraph]) -> list[CheckedGraph]:
+    """Raises UnknownGraph for one that was there, and is not any more."""
+    keys = [(each.id, each.version) for each in stored]
+    found = {key: _checked[key] for key in keys if key in _checked}
+    if unknown := set(keys) - found.keys():
+        new = await graphs.documents(database, unknown)
+        for key in unknown:
+            if key not in new:
+                raise UnknownGraph(f"There is no graph {key[0]} any more.")
+            found[key] = _checked[key] = CheckedGraph(Graph.model_validate(new[key]))
+        for oldest in list(_checked)[: max(len(_checked) - CACHE_SIZE, 0)]:
+            del _checked[oldest]
+    return [found[key] for key in keys]
 
 
 async def runnable(database: Queryable, stored: StoredGraph) -> CheckedGraph:
     """Raises GraphNotRunnable."""
-    checked = check(stored)
-    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
+    checked = await check(database, stored)
+    await check_runnable(database, stored, checked)
     return checked
+
+
+async def check_runnable(database: Queryable, stored: StoredGraph, checked: CheckedGraph) -> None:
+    """Raises GraphNotRunnable."""
+    _refuse(GraphNotRunnable, checked.problems or await missing_calls(database, stored.user_id, checked.graph))
 
 
 def check_values(checked: CheckedGraph, inputs: dict[str, Any], masks: dict[str, dict[str, Any]]) -> None:

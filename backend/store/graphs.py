@@ -22,7 +22,7 @@ from backend.store.users import DEFAULT_USER
 
 @dataclass(frozen=True, slots=True)
 class StoredGraph:
-    """One version of a graph. `document` is the graph as JSON (nodes, links, sub-graphs).
+    """One version of a graph, without its document, which may be large: `documents` has that.
 
     `created_at` is the time of its first version, `updated_at` that of this one.
     """
@@ -31,7 +31,6 @@ class StoredGraph:
     version: int
     is_active: bool
     name: str
-    document: dict[str, Any]
     created_at: datetime
     updated_at: datetime
     included_in: UUID | None
@@ -45,7 +44,7 @@ class StoredGraph:
 
 @dataclass(frozen=True, slots=True)
 class ListedGraph:
-    """A graph without what may be large of it."""
+    """A version of a graph as it is listed."""
 
     id: UUID
     version: int
@@ -56,9 +55,7 @@ class ListedGraph:
     updated_at: datetime
 
 
-_COLUMNS = (
-    "id, version, is_active, name, document, included_in, user_id, first_at AS created_at, created_at AS updated_at"
-)
+_COLUMNS = "id, version, is_active, name, included_in, user_id, first_at AS created_at, created_at AS updated_at"
 _SHORT = "id, version, is_active, name, description, created_at AS updated_at"
 _SUMMARY = f"{_SHORT}, first_at AS created_at"
 
@@ -126,14 +123,18 @@ def _as_text(name: str) -> str:
     return name.replace("\0", "")
 
 
-async def get(connection: Queryable, id: UUID, version: int | None = None) -> StoredGraph | None:
-    """A version of a graph, or its active one. In a version it is there for its runs even when it is deleted."""
-    row = await connection.fetchrow(
-        f"SELECT {_COLUMNS} FROM graphs WHERE id = $1 AND (version = $2 OR ($2::int IS NULL AND is_active))",
-        id,
-        version,
+async def documents(
+    connection: Queryable, wanted: Collection[tuple[UUID, int]]
+) -> dict[tuple[UUID, int], dict[str, Any]]:
+    """Of versions of graphs, those that there are as JSON (nodes, links, sub-graphs): for their runs even when they are
+    deleted."""
+    rows = await connection.fetch(
+        "SELECT id, version, document FROM unnest($1::uuid[], $2::int[]) AS wanted (id, version)"
+        " JOIN graphs USING (id, version)",
+        [id for id, _ in wanted],
+        [version for _, version in wanted],
     )
-    return _graph(row) if row else None
+    return {(row["id"], row["version"]): row["document"] for row in rows}
 
 
 async def get_kept(connection: Queryable, user_id: UUID, id: UUID, version: int | None = None) -> StoredGraph | None:
@@ -246,7 +247,9 @@ async def deactivate(connection: Queryable, ids: Sequence[UUID]) -> None:
 
 async def activate(connection: Queryable, stored: StoredGraph) -> None:
     """Make this the active version of the graph, with those of the graphs in it."""
-    below = {UUID(graph["id"]): graph["version"] for graph in _below(stored.document)} | {stored.id: stored.version}
+    active = stored.id, stored.version
+    document = (await documents(connection, [active]))[active]
+    below = {UUID(graph["id"]): graph["version"] for graph in _below(document)} | {stored.id: stored.version}
     await deactivate(connection, list(below))
     await connection.execute(
         """
@@ -288,7 +291,7 @@ async def page(connection: Queryable, user_id: UUID, **wanted: Unpack[Page]) -> 
 
 
 async def whole_page(connection: Queryable, user_id: UUID, **wanted: Unpack[Page]) -> list[StoredGraph]:
-    """The same with their documents."""
+    """The same as they are stored."""
     return [_graph(row) for row in await _page(connection, _COLUMNS, user_id, **wanted)]
 
 

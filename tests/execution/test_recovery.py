@@ -111,7 +111,7 @@ async def test_an_executor_that_slept_says_that_it_lives_before_it_claims(engine
 async def test_a_run_whose_claim_broke_off_is_claimed_again(engine: Engine, gated: UUID, monkeypatch, lost: str):
     gates["g"].set()
     monkeypatch.setattr(executor, "HEARTBEAT_EVERY", 0.02)
-    module, name = (queue, "claim") if lost == "the answer to a claim" else (graphs, "get")
+    module, name = (queue, "claim") if lost == "the answer to a claim" else (graphs, "documents")
     found = getattr(module, name)
 
     async def lost_at_first(*arguments: Any) -> Any:

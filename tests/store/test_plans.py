@@ -236,7 +236,7 @@ async def between(pool: Pool, *whose: UUID) -> object:
 
 
 REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
-    "graph": lambda pool: graphs.get(pool, COMMON),
+    "documents of graphs": lambda pool: graphs.documents(pool, {(CHANGED, 20_000), (COMMON, 1)}),
     "graphs": lambda pool: graphs.page(pool, USER, limit=21),
     "graphs of a name": lambda pool: graphs.page(pool, USER, limit=21, name="RARE n"),
     "number of graphs of a name": lambda pool: graphs.count(pool, USER, "RARE n"),

@@ -19,6 +19,7 @@ from backend.store import graphs, queue, reviews, runs
 from backend.store.connection import DatabaseUnreachable, open_pool
 from backend.store.identifiers import new_id
 from backend.store.upgrade import MIGRATIONS, NEWEST, SchemaTooNew, schema_version, upgrade
+from backend.store.users import DEFAULT_USER
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ async def test_code_at_work_goes_on_reading_rows_that_get_another_column(databas
         async def read() -> list[object]:
             async with pool.acquire() as connection, connection.transaction():
                 of_run = await reviews.of_run(connection, run.id)
-            return [of_run, await runs.get(pool, run.id), await graphs.get(pool, graph.id)]
+            return [of_run, await runs.get(pool, run.id), await graphs.get_kept(pool, DEFAULT_USER, graph.id)]
 
         before = await read()
         for table in ("graphs", "runs", "reviews"):
