@@ -103,6 +103,17 @@ class Keys:
                 for timeout in timeouts:
                     timeout.reschedule(0)
 
+    async def check(self, caller: Caller) -> None:
+        """Raises InvalidApiKey if the caller's key is not good any more."""
+        if reason := await self._reason(caller):
+            raise InvalidApiKey(reason)
+
+    async def _reason(self, caller: Caller) -> str | None:
+        if caller.key_id is None:
+            return None
+        key = await api_keys.get(self._database, caller.key_id)
+        return _fault(key) if key else "The API key is not there any more."
+
     @asynccontextmanager
     async def open(self, caller: Caller) -> AsyncGenerator[None]:
         """Around what lives longer than a request: it is ended, in silence, when the caller's key is changed, revoked
@@ -116,6 +127,8 @@ class Keys:
         try:
             async with limit:
                 beside.add(limit)
+                if await self._reason(caller):  # since its request came in
+                    limit.reschedule(0)
                 yield
         except TimeoutError:
             if not limit.expired():

@@ -152,6 +152,19 @@ async def test_a_revoked_key_is_refused_by_every_server_and_its_streams_end(
         assert (await socket.receive()).data == 4003
 
 
+async def test_a_key_that_is_revoked_while_its_request_waits_gets_no_answer(door, database: Pool, make_key):
+    admin, key = await make_key(), await make_key()
+    id = (await ask(door, "/api/v2/me", key))[1]["api_key"]["id"]
+    echo = (await ask(door, "/api/v2/graphs", admin, "POST", json=ECHO))[2]["Location"]
+    run = {"inputs": {"Input": 5}}
+    waiting = asyncio.create_task(ask(door, f"{echo}/runs?wait=300", key, "POST", json=run))
+    async with asyncio.timeout(10):
+        while not await database.fetchval("SELECT count(*) FROM runs"):  # noqa: ASYNC110 - it is on its way
+            await asyncio.sleep(0.01)
+    assert (await ask(door, f"/api/v2/api-keys/{id}", admin, "DELETE"))[0] == 204
+    assert (await waiting)[1]["code"] == "invalid_api_key"
+
+
 @pytest.mark.parametrize(("query", "code"), [("", 4001), ("?token=agpt_wrong", 4003)])
 async def test_a_websocket_without_a_good_key_is_closed_with_the_codes_clients_know(
     closed: Settings, database: Pool, query, code
