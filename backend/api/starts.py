@@ -182,8 +182,7 @@ async def answer_begun(
         return detail_of(begun, History(), 0)
     if wait:
         await existing_run(use.database, caller, run_id)
-        async with use.keys.open(caller):
-            await use.feed.wait_for_end(run_id, wait)
+        await use.feed.wait_for_end(run_id, wait)
         await use.keys.check(caller)
     detail = await read_detail(use.database, caller, run_id)
     response.status_code = 200 if wait and detail.ended_at else 202

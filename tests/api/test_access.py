@@ -159,9 +159,10 @@ async def test_a_key_that_is_revoked_while_its_request_waits_gets_no_answer(door
     run = {"inputs": {"Input": 5}}
     waiting = asyncio.create_task(ask(door, f"{echo}/runs?wait=300", key, "POST", json=run))
     async with asyncio.timeout(10):
-        while not await database.fetchval("SELECT count(*) FROM runs"):  # noqa: ASYNC110 - it is on its way
+        while not (run_id := await database.fetchval("SELECT id FROM runs")):  # noqa: ASYNC110 - it is on its way
             await asyncio.sleep(0.01)
     assert (await ask(door, f"/api/v2/api-keys/{id}", admin, "DELETE"))[0] == 204
+    assert (await ask(door, f"/api/v2/runs/{run_id}/stop", admin, "POST"))[0] == 202
     assert (await waiting)[1]["code"] == "invalid_api_key"
 
 
