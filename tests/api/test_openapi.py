@@ -24,14 +24,19 @@ OPTIONS = [
     *("--warnings", "off"),
     *MORE,
 ]
-# Examples have to be accepted. What else keeps to a schema may still be refused: it says nothing of the inputs of this
-# graph, the pins of this block, cursors of ours. Chains of requests find more than single ones, and cost less.
+# Examples have to be accepted. What else keeps to a schema may still be refused for what it means (422): the schema says
+# nothing of the inputs of this graph, the pins of this block; and, of a list or stream, cursors of ours (400). Chains of
+# requests find more than single ones, and cost less.
 HOW = """
 [checks.positive_data_acceptance]
-enabled = false
+expected-statuses = ["2xx", 304, 401, 403, 404, 409, 412, 422]
+
+[[operations]]
+include-method = "GET"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 304, 400, 401, 403, 404, 409, 422]
 
 [phases.examples.checks.positive_data_acceptance]
-enabled = true
+expected-statuses = ["2xx", 401, 403, 404, 409]
 
 [generation]
 max-examples = 2
