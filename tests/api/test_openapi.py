@@ -24,9 +24,9 @@ OPTIONS = [
     *("--warnings", "off"),
     *MORE,
 ]
-# Examples have to be accepted. What else keeps to a schema may still be refused for what it means (422): the schema says
-# nothing of the inputs of this graph, the pins of this block; and, of a list or stream, cursors of ours (400). Chains of
-# requests find more than single ones, and cost less.
+# Examples have to be accepted. What else keeps to a schema may still be refused for what it means (422), as it says
+# nothing of the inputs of this graph or the pins of this block; or, of a list or stream, for a cursor that is none of
+# ours (400). Chains of requests find more than single ones, and cost less.
 HOW = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 304, 401, 403, 404, 409, 412, 422]
