@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from backend.api import rest_api, websocket_api
-from backend.api.access import Permission
-from backend.api.authentication import PUBLIC, login_is_needed
+from backend.api.access import Caller, Permission
+from backend.api.authentication import PUBLIC, Keys, login_is_needed
 from backend.api.streams import event_json, sse_chunk
 from backend.settings import Settings
 from backend.store import api_keys, rate_limits
@@ -150,6 +150,17 @@ async def test_a_revoked_key_is_refused_by_every_server_and_its_streams_end(
         await status_becomes(f"http://{other}", key, 401)
         assert b"run.started" in await stream.content.read()
         assert (await socket.receive()).data == 4003
+
+
+async def test_a_stream_does_not_outlive_a_key_that_was_revoked_just_before_it_began(
+    closed: Settings, database: Pool, make_key
+):
+    key = await api_keys.by_secret(database, await make_key())
+    assert key
+    await api_keys.revoke(database, key.id)
+    caller = Caller(key.user_id, key.user_name, key.id, frozenset())
+    async with asyncio.timeout(10), Keys(database, closed).open(caller):
+        await asyncio.Event().wait()
 
 
 async def test_a_key_that_is_revoked_while_its_request_waits_gets_no_answer(door, database: Pool, make_key):
