@@ -15,6 +15,7 @@ from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
+from backend.api.times import in_utc
 from backend.errors import (
     InvalidCursor,
     MissingPermissions,
@@ -36,19 +37,15 @@ MAX_GRACE = 7 * 24 * 3600
 
 
 def _in_future(time: datetime) -> datetime:
-    try:
-        in_utc = time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("it is out of range") from None
-    if in_utc <= datetime.now(UTC):
+    if time <= datetime.now(UTC):
         raise ValueError("it has to lie in the future")
-    return in_utc
+    return time
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$", examples=["CI"])]
 Given = Annotated[Permission, Field(strict=False)]
 Permissions = Annotated[list[Given], Field(min_length=1, max_length=100, examples=[["READ_GRAPH", "RUN_AGENT"]])]
-Future = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_future)]
+Future = Annotated[AwareDatetime, Field(strict=False), AfterValidator(in_utc), AfterValidator(_in_future)]
 
 
 class NewApiKey(Body):

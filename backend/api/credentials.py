@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
+from backend.api.times import in_utc
 from backend.errors import InvalidCursor, TooLarge, UnknownCredential, UnknownGraph, UnsupportedMediaType
 from backend.execution.credentials import fitting
 from backend.execution.runnable import check
@@ -35,13 +36,6 @@ Manager = Annotated[Caller, needs(Permission.MANAGE_INTEGRATIONS)]
 Deleter = Annotated[Caller, needs(Permission.DELETE_INTEGRATIONS)]
 
 LONGEST_SECRET = 16_384
-
-
-def _utc(time: datetime) -> datetime:
-    try:
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-    except OverflowError:
-        raise ValueError("it is out of range") from None
 
 
 def _in_future(time: datetime) -> datetime:
@@ -63,7 +57,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[^\x00]+$", max_length=500)]
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=LONGEST_SECRET)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$", max_length=200)]
 HeaderValue = Annotated[str, StringConstraints(pattern=r"^[^\x00\r\n]+$", max_length=LONGEST_SECRET)]
-Expiry = Annotated[datetime, AfterValidator(_utc), AfterValidator(_in_future)]
+Expiry = Annotated[datetime, AfterValidator(in_utc), AfterValidator(_in_future)]
 
 
 class _NewCredential(BaseModel):
@@ -283,7 +277,7 @@ async def delete(credential_id: UUID, use: Use, caller: Deleter) -> None:
 )
 async def of_graph(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> CredentialsOfGraph:
     """What a start of a run takes as `credentials_inputs`, and what may be given there."""
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     found = (await check(use.database, stored)).slots
     fit = await fitting(use.database, caller.user_id, found)
     return CredentialsOfGraph(

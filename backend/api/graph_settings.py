@@ -43,7 +43,7 @@ async def show(
     graph_id: UUID, use: Use, caller: Reader, response: Response, if_none_match: IfNoneMatch = None
 ) -> GraphSettings | Response:
     """The `ETag` is that of the graph, which has changed when its settings have."""
-    stored = await existing_graph(use.database, caller, graph_id, None)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, None)
     tag = (await described(use.database, stored)).tag
     if is_known(if_none_match, tag):
         return Response(status_code=304, headers={"ETag": tag})

@@ -45,7 +45,7 @@ class ActiveVersion(BaseModel):
     responses=documented(InvalidCursor, UnknownGraph),
 )
 async def list_(graph_id: UUID, use: Use, caller: Reader, after: After, limit: Limit = 20) -> Page[GraphSummary]:
-    await existing_graph(use.database, caller, graph_id, None)
+    await existing_graph(use.database, caller.user_id, graph_id, None)
     rows, next_cursor = cut(await graphs.versions(use.database, graph_id, limit=limit + 1, before=after), limit)
     total_count = await graphs.count_versions(use.database, graph_id)
     return Page(items=[summary(row) for row in rows], next_cursor=next_cursor, total_count=total_count)
@@ -58,7 +58,7 @@ async def list_(graph_id: UUID, use: Use, caller: Reader, after: After, limit: L
     responses=documented(UnknownGraph),
 )
 async def show_active(graph_id: UUID, use: Use, caller: Reader) -> ActiveVersion:
-    stored = await existing_graph(use.database, caller, graph_id, None)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, None)
     return ActiveVersion(active_graph_version=stored.version)
 
 
@@ -73,7 +73,7 @@ async def activate(graph_id: UUID, use: Use, caller: Writer, body: ActiveVersion
     """So a graph goes back to what it was; the versions after it stay. Runs that there are keep theirs."""
     async with use.database.acquire() as connection, connection.transaction():
         await locked(connection, caller, graph_id, if_match)
-        wanted = await existing_graph(connection, caller, graph_id, body.active_graph_version)
+        wanted = await existing_graph(connection, caller.user_id, graph_id, body.active_graph_version)
         await graphs.activate(connection, wanted)
 
 
@@ -91,5 +91,5 @@ async def show(
     caller: Reader,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     return answered(await described(use.database, stored), 200, if_none_match)

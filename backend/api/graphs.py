@@ -36,7 +36,6 @@ from backend.execution.runnable import check, missing_calls
 from backend.graphs import exchange
 from backend.graphs.faults import GraphFileError, printable
 from backend.graphs.graph import MAX_VERSION, Graph, with_new_ids
-from backend.graphs.schemas import derived
 from backend.graphs.structure import parse
 from backend.graphs.validation import Problem, problems
 from backend.store import graph_settings, graphs
@@ -247,7 +246,7 @@ async def show(
 ) -> Response:
     """Its `ETag` is for `If-None-Match` here and `If-Match` of what changes the graph: it stands for the version
     that is answered, its `problems`, and the settings."""
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     return answered(await described(use.database, stored), 200, if_none_match)
 
 
@@ -285,9 +284,9 @@ def _with_id(file: object, graph_id: UUID) -> object:
 
 async def locked(connection: Queryable, caller: Caller, graph_id: UUID, if_match: str | None) -> StoredGraph:
     """The active version of a graph that nobody else changes until the transaction ends, if it is as wanted."""
-    family = (await existing_graph(connection, caller, graph_id, None)).belongs_to
+    family = (await existing_graph(connection, caller.user_id, graph_id, None)).belongs_to
     await graphs.lock(connection, family)
-    stored = await existing_graph(connection, caller, graph_id, None)  # as it is now
+    stored = await existing_graph(connection, caller.user_id, graph_id, None)  # as it is now
     if if_match is not None:
         check_match(if_match, (await described(connection, stored)).tag)
     return stored
@@ -353,7 +352,7 @@ async def fork(graph_id: UUID, use: Use, caller: Writer, version: Version = None
 
 async def forked(database: Queryable, caller: Caller, graph_id: UUID, version: int | None) -> StoredGraph:
     """A copy that is stored as a graph of its own."""
-    stored = await existing_graph(database, caller, graph_id, version)
+    stored = await existing_graph(database, caller.user_id, graph_id, version)
     copy = with_new_ids((await check(database, stored)).graph).model_copy(
         update={
             "name": f"{stored.name} (copy)",
@@ -372,7 +371,7 @@ async def forked(database: Queryable, caller: Caller, graph_id: UUID, version: i
 )
 async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> list[BlockDescription]:
     """Each is there once. Blocks that this server does not have are among the `problems` of the graph instead."""
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     graph, known = (await check(use.database, stored)).graph, registry.blocks()
     used = {known[node.block_id] for node in graph.nodes if node.block_id in known}
     return [
@@ -394,16 +393,16 @@ async def blocks(graph_id: UUID, use: Use, caller: Reader, version: Version = No
 )
 async def export(graph_id: UUID, use: Use, caller: Reader, version: Version = None) -> Response:
     """The file imports to the same graph. Secrets are left out."""
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     graph = (await check(use.database, stored)).graph
     file = exchange.export(graph, registry.catalogue()) | {"is_active": stored.is_active}
     headers = {"Content-Disposition": f'attachment; filename="agent-{stored.id}-v{stored.version}.json"'}
     return Response(orjson.dumps(file, option=orjson.OPT_INDENT_2), headers=headers, media_type="application/json")
 
 
-async def existing_graph(database: Queryable, caller: Caller, graph_id: UUID, version: int | None) -> StoredGraph:
+async def existing_graph(database: Queryable, user_id: UUID, graph_id: UUID, version: int | None) -> StoredGraph:
     """The graph, or UnknownGraph: so too if it is another's, or deleted."""
-    stored = await graphs.get_kept(database, caller.user_id, graph_id, version)
+    stored = await graphs.get_kept(database, user_id, graph_id, version)
     if stored is None:
         raise UnknownGraph(f"There is no graph {graph_id}" + (f" in version {version}." if version else "."))
     return stored
@@ -437,7 +436,7 @@ async def detail(database: Queryable, stored: StoredGraph) -> GraphDetail:
     checked = await check(database, stored)
     graph, found = checked.graph, [*checked.problems, *await missing_calls(database, stored.user_id, checked.graph)]
     fields: dict[str, Any] = {name: getattr(graph, name) for name in Graph.model_fields}
-    fields |= derived(graph, registry.catalogue()) | {
+    fields |= checked.derived | {
         "is_active": stored.is_active,
         "created_at": stored.created_at,
         "updated_at": stored.updated_at,

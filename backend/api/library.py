@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -21,7 +21,6 @@ from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.services import Use
-from backend.blocks import registry
 from backend.errors import (
     IncludedGraph,
     InvalidCursor,
@@ -32,7 +31,6 @@ from backend.errors import (
 )
 from backend.execution.runnable import CheckedGraph, check, check_all
 from backend.graphs.graph import MAX_VERSION
-from backend.graphs.schemas import derived
 from backend.store.graphs import StoredGraph, whole_page
 from backend.store.graphs import count as count_of
 
@@ -99,7 +97,7 @@ async def list_(
 )
 async def show(graph_id: UUID, use: Use, caller: Reader, response: Response) -> LibraryAgent:
     """The `ETag` is that of the graph."""
-    stored = await existing_graph(use.database, caller, graph_id, None)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, None)
     response.headers["ETag"] = (await graphs.described(use.database, stored)).tag
     return _agent(stored, await check(use.database, stored))
 
@@ -175,9 +173,8 @@ router.add_api_route(
 
 def _agent(stored: StoredGraph, checked: CheckedGraph) -> LibraryAgent:
     graph = checked.graph
-    fields: dict[str, Any] = derived(graph, registry.catalogue())
     return LibraryAgent(
-        **fields,
+        **checked.derived,
         id=stored.id,
         graph_id=stored.id,
         graph_version=stored.version,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
+from backend.api.times import in_utc
 from backend.errors import InvalidCursor
 from backend.store.lists import COUNTED, Place
 
@@ -54,14 +55,14 @@ async def _place(
     try:
         created_at, _, id = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("/")
         return _in_range(datetime.fromisoformat(created_at)), UUID(id)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise InvalidCursor("`cursor` has to be a `next_cursor` of an earlier answer, or left out.") from None
 
 
 def _in_range(time: datetime) -> datetime:
     if time.tzinfo is None:
         raise ValueError("a cursor has a time zone")
-    return time.astimezone(UTC)
+    return in_utc(time)
 
 
 Limit = Annotated[int, Query(ge=1, le=100, description="how many to list at most")]

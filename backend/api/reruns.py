@@ -172,7 +172,7 @@ async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun
     run = await existing_run(use.database, caller, run_id)
     if not run.ended_at:
         raise RunNotEnded(f"The run {run_id} has not ended ({run.status}): wait for its end, or stop it.")
-    stored = await existing_graph(use.database, caller, run.graph_id, run.graph_version)
+    stored = await existing_graph(use.database, caller.user_id, run.graph_id, run.graph_version)
     return run, await runnable(use.database, stored)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
@@ -17,6 +17,7 @@ from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
 from backend.api.run_model import RunDetail, RunSummary, Status, detail_of, summary_of
 from backend.api.services import Use
+from backend.api.times import in_utc
 from backend.errors import InvalidCursor, RunNotEnded, UnknownGraph, UnknownRun
 from backend.execution.history import fold
 from backend.store import control, events, runs
@@ -33,17 +34,14 @@ Writer = Annotated[Caller, needs(Permission.WRITE_RUN)]
 Label = Annotated[str, Field(max_length=265, pattern=r"^[^:\x00]+:[^\x00]*$")]
 
 
-def _in_utc(text: str) -> datetime:
+def _time(text: str) -> datetime:
     try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("it is out of range") from None
+        return datetime.fromisoformat(text)
     except ValueError:
         raise ValueError("it has to be a time as in ISO 8601, such as 2026-01-31T12:00:00Z") from None
 
 
-Time = Annotated[datetime, BeforeValidator(_in_utc)]
+Time = Annotated[datetime, BeforeValidator(_time), AfterValidator(in_utc)]
 
 
 async def _wanted(
@@ -110,7 +108,7 @@ async def list_of_graph(
     filters: Filters,
     limit: Limit = 20,
 ) -> Page[RunSummary]:
-    await existing_graph(use.database, caller, graph_id, None)
+    await existing_graph(use.database, caller.user_id, graph_id, None)
     return await list_(use, caller, after, filters, limit, graph_id)
 
 

@@ -213,7 +213,7 @@ IN_BODY = documented(TooLarge, UnsupportedMediaType, GraphNotRunnable, InvalidIn
 )
 async def create(body: CreateSchedule, use: Use, caller: Starter, response: Response) -> ScheduleDetail:
     """What would be refused at the start of a run is refused now."""
-    stored = await existing_graph(use.database, caller, body.graph_id, body.graph_version)
+    stored = await existing_graph(use.database, caller.user_id, body.graph_id, body.graph_version)
     credentials = kept_references(body.credentials)
     await _check(use.database, caller, stored, body.inputs, credentials)
     now = await schedules.now(use.database)
@@ -306,7 +306,7 @@ async def change(schedule_id: UUID, body: ChangeSchedule, use: Use, caller: Star
         now = await schedules.now(connection)
         if changes.keys() & {"graph_version", "inputs", "credentials"}:
             version = changes.get("graph_version", before.graph_version)
-            stored = await existing_graph(connection, caller, before.graph_id, version)
+            stored = await existing_graph(connection, caller.user_id, before.graph_id, version)
             inputs, credentials = (changes.get(name, getattr(before, name)) for name in ("inputs", "credentials"))
             await _check(connection, caller, stored, inputs, credentials)
         if changes.keys() & {"cron", "run_at", "timezone"}:
@@ -383,7 +383,7 @@ async def resume(schedule_id: UUID, use: Use, caller: Starter) -> ScheduleDetail
 async def fire(schedule_id: UUID, use: Use, caller: Starter, response: Response) -> RunDetail:
     """When it is due next stays as it is. A schedule that is paused or has ended can be fired, too."""
     schedule = await _existing(use.database, schedule_id, caller)
-    stored = await existing_graph(use.database, caller, schedule.graph_id, schedule.graph_version)
+    stored = await existing_graph(use.database, caller.user_id, schedule.graph_id, schedule.graph_version)
     credentials = await _check(use.database, caller, stored, schedule.inputs, schedule.credentials)
     run = Begun(
         new_id(), caller.user_id, stored.id, stored.version, schedule.inputs, schedule_id=schedule.id,

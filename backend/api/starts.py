@@ -147,7 +147,7 @@ async def start(
     once = Once(use.database, caller, idempotency_key, "start", graph_id, version, body)
     if earlier := await once.earlier():
         return await answer_begun(use, caller, response, earlier, wait)
-    stored = await existing_graph(use.database, caller, graph_id, version)
+    stored = await existing_graph(use.database, caller.user_id, graph_id, version)
     checked = await runnable(use.database, stored)
     masks = body.masks
     check_values(checked, body.inputs, masks)
@@ -181,7 +181,8 @@ async def answer_begun(
     elif not wait and begun.rerun_of is None:
         return detail_of(begun, History(), 0)
     if wait:
-        await existing_run(use.database, caller, run_id)
+        if isinstance(begun, UUID):  # of some time ago: it may be gone, and would have no end
+            await existing_run(use.database, caller, run_id)
         await use.feed.wait_for_end(run_id, wait)
         await use.keys.check(caller)
     detail = await read_detail(use.database, caller, run_id)

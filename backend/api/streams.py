@@ -179,7 +179,7 @@ async def follow_graph(
 ) -> EventStream:
     """Every event that changes the state of a run, once, from now on, or after the `id` given: `run.queued`,
     `run.started`, `run.completed` and the like. What happens in a run is told by its own stream."""
-    await existing_graph(use.database, caller, graph_id, None)
+    await existing_graph(use.database, caller.user_id, graph_id, None)
     return await _stream_of_changes(use, caller, graph_id, after if last_event_id is None else last_event_id)
 
 

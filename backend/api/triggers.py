@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from backend.api import signatures
 from backend.api.access import Caller, Permission, needs
 from backend.api.body import JsonRoute
+from backend.api.graphs import existing_graph
 from backend.api.openapi import links
 from backend.api.paging import After, Limit, Page, cut
 from backend.api.problem import documented
@@ -37,7 +38,7 @@ from backend.errors import (
 from backend.execution.runnable import CheckedGraph, check_values, chosen_credentials, runnable
 from backend.execution.triggering import values_for
 from backend.graphs.graph import MAX_VERSION
-from backend.store import graphs, triggers
+from backend.store import triggers
 from backend.store.connection import Queryable
 from backend.store.graphs import StoredGraph
 from backend.store.identifiers import new_id
@@ -208,9 +209,7 @@ async def _check(database: Queryable, user_id: UUID, given: Mapping[str, Any]) -
 async def runnable_graph(
     database: Queryable, user_id: UUID, id: UUID, version: int | None
 ) -> tuple[CheckedGraph, StoredGraph]:
-    stored = await graphs.get_kept(database, user_id, id, version)
-    if stored is None:
-        raise UnknownGraph(f"There is no graph {id}" + (f" in version {version}." if version else "."))
+    stored = await existing_graph(database, user_id, id, version)
     return await runnable(database, stored), stored
 
 

@@ -153,7 +153,7 @@ async def create(body: NewWebhook, use: Use, response: Response, caller: Writes)
     """The answer has the secret, which is not shown again."""
     check_reachable(body.url, use)
     if body.graph_id:
-        await existing_graph(use.database, caller, body.graph_id, None)
+        await existing_graph(use.database, caller.user_id, body.graph_id, None)
     id = new_id()
     secret, sealed = new_secret(id, use)
     fields = body.model_dump(exclude={"url", "events"})

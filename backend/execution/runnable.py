@@ -19,7 +19,7 @@ from backend.graphs.catalogue import BlockKind
 from backend.graphs.credentials import Slot, slots
 from backend.graphs.faults import printable
 from backend.graphs.graph import MAX_VERSION, Graph, Node
-from backend.graphs.schemas import input_schema, of_kind
+from backend.graphs.schemas import derived, of_kind
 from backend.graphs.validation import Problem, check_inputs, check_masks, check_payloads, problems
 from backend.store import graphs
 from backend.store.connection import Queryable
@@ -37,8 +37,13 @@ class CheckedGraph:
         self.problems: list[Problem] = problems(graph, registry.catalogue(), registry.known_names())
 
     @cached_property
+    def derived(self) -> dict[str, Any]:
+        """Every part of an agent file that follows from the others."""
+        return derived(self.graph, registry.catalogue())
+
+    @property
     def input_schema(self) -> dict[str, Any]:
-        return input_schema(self.graph, registry.catalogue())
+        return self.derived["input_schema"]
 
     @cached_property
     def slots(self) -> list[Slot]:
