@@ -14,7 +14,7 @@ from uuid import UUID
 from asyncpg import Record
 
 from backend.store.connection import Pool, Queryable
-from backend.store.runs import StoredRun, run_of
+from backend.store.runs import COLUMNS, StoredRun, run_of
 
 # The advisory lock under which limited runs are claimed, so that no two executors take the last place.
 PLACES = 7_201_401
@@ -49,14 +49,14 @@ CLAIM = f"""
         SELECT id FROM runs WHERE {UNLIMITED} AND NOT EXISTS (SELECT FROM runs WHERE {LIMITED})
         ORDER BY depth DESC, priority DESC, created_at, id LIMIT $2 FOR UPDATE SKIP LOCKED
     )
-    {TAKE} FROM next WHERE runs.id = next.id RETURNING runs.*
+    {TAKE} FROM next WHERE runs.id = next.id RETURNING {COLUMNS}
 """
 
 CLAIM_THESE = f"""
     WITH next AS (
         SELECT id FROM runs WHERE id = ANY($2::uuid[]) AND status = 'QUEUED' AND NOT paused FOR UPDATE SKIP LOCKED
     )
-    {TAKE} FROM next WHERE runs.id = next.id RETURNING runs.*
+    {TAKE} FROM next WHERE runs.id = next.id RETURNING {COLUMNS}
 """
 
 # Two users may use the same key.

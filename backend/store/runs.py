@@ -79,6 +79,11 @@ class StoredRun:
         return masks
 
 
+# Each by its name: a statement that asks for whatever columns there are fails, once in every session that has prepared
+# it, when newer code has added one.
+COLUMNS = ", ".join(f"runs.{name}" for name in StoredRun.__slots__)
+
+
 class Options(TypedDict, total=False):
     """What may be said of a run that is queued, as StoredRun has it."""
 
@@ -113,7 +118,7 @@ _LABELLED = """, labelled AS (
         INSERT INTO run_labels (user_id, graph_id, label, created_at, run_id)
         SELECT user_id, graph_id, label, created_at, id FROM run, unnest($14::text[]) AS label
     )"""
-_HINTED = " SELECT run.*, pg_notify('run_queued', run.id::text) FROM run"
+_HINTED = f" SELECT {COLUMNS}, pg_notify('run_queued', runs.id::text) FROM run AS runs"
 
 
 async def insert(
@@ -267,13 +272,13 @@ async def has_open_children(connection: Queryable, parent_id: UUID) -> bool:
 
 
 async def get(connection: Queryable, id: UUID) -> StoredRun | None:
-    row = await connection.fetchrow("SELECT * FROM runs WHERE id = $1", id)
+    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM runs WHERE id = $1", id)
     return run_of(row) if row else None
 
 
 async def get_many(connection: Queryable, ids: Sequence[UUID]) -> dict[UUID, StoredRun]:
     """Those of the runs that there are."""
-    rows = await connection.fetch("SELECT * FROM runs WHERE id = ANY($1::uuid[])", ids)
+    rows = await connection.fetch(f"SELECT {COLUMNS} FROM runs WHERE id = ANY($1::uuid[])", ids)
     return {row["id"]: run_of(row) for row in rows}
 
 
@@ -310,7 +315,7 @@ async def page(
     connection: Queryable, user_id: UUID, *, limit: int, before: Place | None = None, **wanted: Unpack[Wanted]
 ) -> list[StoredRun]:
     """Runs, newest first, from just after the row at `before`."""
-    parts, arguments = _listing("runs.*", user_id, before or START, **wanted)
+    parts, arguments = _listing(COLUMNS, user_id, before or START, **wanted)
     return [run_of(row) for row in await connection.fetch(_newest(parts, limit), *arguments)]
 
 
@@ -400,7 +405,7 @@ async def unshare(connection: Queryable, id: UUID) -> None:
 
 async def shared(connection: Queryable, token: str) -> StoredRun | None:
     """The run that this token lets everybody see."""
-    row = await connection.fetchrow("SELECT * FROM runs WHERE share_token = $1", token)
+    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM runs WHERE share_token = $1", token)
     return run_of(row) if row else None
 
 

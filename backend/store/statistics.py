@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from backend.store.connection import Queryable
-from backend.store.runs import StoredRun, run_of
+from backend.store.runs import COLUMNS, StoredRun, run_of
 
 
 async def unfinished_runs(connection: Queryable) -> dict[str, int]:
@@ -57,5 +57,7 @@ async def node_run_counts(connection: Queryable, run_ids: Sequence[UUID]) -> dic
 
 async def get_counted(connection: Queryable, run_id: UUID) -> tuple[StoredRun, int] | None:
     """A run, and how many node runs it has begun so far, with those of the runs below it."""
-    row = await connection.fetchrow(f"SELECT runs.*, count FROM runs JOIN ({_COUNTS}) AS counts ON top = id", [run_id])
+    row = await connection.fetchrow(
+        f"SELECT {COLUMNS}, count FROM runs JOIN ({_COUNTS}) AS counts ON top = id", [run_id]
+    )
     return (run_of(row), int(row["count"])) if row else None

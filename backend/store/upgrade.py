@@ -72,7 +72,7 @@ async def _is_newest(connection: asyncpg.Connection) -> bool:
 async def _upgrade_apart(dsn: str) -> None:
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from backend.store.upgrade import ADDRESS, os, upgrade; upgrade(os.environ[ADDRESS])"),
+        *(sys.executable, "-c", "from backend.store.upgrade import upgrade_or_say_why as upgrade; upgrade()"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
@@ -82,6 +82,20 @@ async def _upgrade_apart(dsn: str) -> None:
     if process.returncode:
         reason = said.decode(errors="replace").strip().rpartition("\n")[2] or f"status {process.returncode}"
         raise MigrationFailed(f"the database cannot be brought to schema {NEWEST}: {reason}")
+
+
+def upgrade_or_say_why() -> None:
+    """What the process that migrates does."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    try:
+        upgrade(os.environ[ADDRESS])
+    except TimeoutError as error:
+        sys.exit(str(error))
+    except DBAPIError as error:
+        if error.orig is None or not isinstance(error.orig.__cause__, asyncpg.PostgresError):
+            raise
+        sys.exit(error.orig.__cause__.args[0])
 
 
 def upgrade(dsn: str) -> None:

@@ -121,10 +121,10 @@ def test_a_failed_restart_says_why_and_the_one_before_goes_on(start: Start, proj
     assert "server was not restarted" in failed.stderr
     assert ask(port_of(running)) == "old"
     # Where no save is waited for, a crash is answered as ever.
-    (project / "words.py").write_text("GREETING = 'new'\n")
+    (project / "words.py").write_text("GREETING = 'newer'\n")
     os.kill(unit(project, "server").pid, signal.SIGKILL)
     running.until("starts again in 0.5 s")
-    eventually(lambda: unit(project, "server").state == "running" and ask(port_of(running)) == "new")
+    eventually(lambda: unit(project, "server").state == "running" and ask(port_of(running)) == "newer")
     running.end(signal.SIGTERM)
 
 

@@ -15,10 +15,10 @@ import pytest
 from alembic import command, config
 
 from backend.settings import Settings
-from backend.store import graphs, queue, reviews, runs
+from backend.store import graphs, queue, reviews, runs, statistics
 from backend.store.connection import DatabaseUnreachable, open_pool
 from backend.store.identifiers import new_id
-from backend.store.upgrade import MIGRATIONS, NEWEST, SchemaTooNew, schema_version, upgrade
+from backend.store.upgrade import MIGRATIONS, NEWEST, MigrationFailed, SchemaTooNew, schema_version, upgrade
 from backend.store.users import DEFAULT_USER
 
 
@@ -91,13 +91,46 @@ async def test_code_at_work_goes_on_reading_rows_that_get_another_column(databas
 
         async def read() -> list[object]:
             async with pool.acquire() as connection, connection.transaction():
-                of_run = await reviews.of_run(connection, run.id)
-            return [of_run, await runs.get(pool, run.id), await graphs.get_kept(pool, DEFAULT_USER, graph.id)]
+                return [
+                    await reviews.of_run(connection, run.id),
+                    await runs.get(connection, run.id),
+                    await runs.get_many(connection, [run.id]),
+                    await runs.page(connection, DEFAULT_USER, limit=1),
+                    await statistics.get_counted(connection, run.id),
+                    await graphs.get_kept(connection, DEFAULT_USER, graph.id),
+                ]
 
         before = await read()
         for table in ("graphs", "runs", "reviews"):
             await pool.execute(f"ALTER TABLE {table} ADD COLUMN colour text NOT NULL DEFAULT 'blue'")
         assert await read() == before
+
+
+async def test_a_migration_fails_nobody_who_takes_the_tables_in_another_order(empty_database: str):
+    settings = config.Config()
+    settings.set_main_option("script_location", str(MIGRATIONS))
+    settings.attributes["connect"] = partial(asyncpg.connect, empty_database)
+    await asyncio.to_thread(command.upgrade, settings, "0010")
+    at_work, watching = [await asyncpg.connect(empty_database) for _ in range(2)]
+    async with at_work.transaction():
+        await at_work.execute("SELECT FROM runs")
+        migration = asyncio.create_task(asyncio.to_thread(upgrade, empty_database))
+        while not await watching.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+            assert not migration.done()
+        for table in ("webhooks", "users", "graphs"):
+            await at_work.execute(f"UPDATE {table} SET created_at = created_at")
+    await migration
+    assert await schema_version(watching) == NEWEST
+    await asyncio.gather(at_work.close(), watching.close())
+
+
+async def test_a_database_that_may_not_be_changed_is_one_sentence(empty_database: str):
+    connection = await asyncpg.connect(empty_database)
+    await connection.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
+    await connection.close()
+    address = empty_database.replace("postgres@", "reader@")
+    with pytest.raises(MigrationFailed, match=f"brought to schema {NEWEST}: permission denied for schema public$"):
+        await open_pool(Settings(database_url=address))
 
 
 async def test_an_address_that_no_database_answers_is_one_sentence(free_port, monkeypatch: pytest.MonkeyPatch):
