@@ -362,7 +362,7 @@ def test(c: Context, k: str = "") -> None:  # noqa: PT028 - not one of pytest's
     """Lint, check types, run the tests. Options of pytest may follow: `-- tests/store -x`."""
     lint(c)
     typecheck(c)
-    become("-m", "pytest", "-n", "2", *(["-k", k] if k else []), *rest())
+    become("-m", "pytest", "-n", "3", "--dist", "worksteal", *(["-k", k] if k else []), *rest())
 
 
 @job(
