@@ -100,7 +100,7 @@ async def test_stored_runs_are_whole(database_url: str):
     await fill(database_url, 3)
     connection = await connect(database_url)
     stored = await connection.fetch("SELECT id FROM runs ORDER BY created_at")
-    histories = [fold(await events.read_all(connection, row["id"])) for row in stored]
+    histories = [fold(await events.read(connection, row["id"])) for row in stored]
     found = [await runs.get(connection, row["id"]) for row in stored]
     await connection.close()
     assert [run and run.status for run in found] == ["COMPLETED"] * 3

@@ -161,7 +161,7 @@ async def retry(
     if run.status == "COMPLETED":
         raise NothingFailed(f"The run {run_id} has completed: use /rerun to run all of it again.")
     found, masked = topology(graph, registry.catalogue()), run.masks
-    done = await events.read_all(use.database, run_id)
+    done = await events.read(use.database, run_id)
     history = rerun.kept(found, masked, done, retried=rerun.failed_node_runs(found, done))
     begun = await _begin(once, caller, run, run.inputs, history)
     return await answer_begun(use, caller, response, begun)
@@ -178,7 +178,7 @@ async def _ended(use: Services, caller: Caller, run_id: UUID) -> tuple[StoredRun
 
 async def _kept(use: Services, run: StoredRun, graph: Graph, again: Sequence[str]) -> list[Event]:
     found = topology(graph, registry.catalogue())
-    done = await events.read_all(use.database, run.id)
+    done = await events.read(use.database, run.id)
     return rerun.kept(found, run.masks, done, again=rerun.downstream(found, again))
 
 

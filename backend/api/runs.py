@@ -186,7 +186,7 @@ async def delete(run_id: UUID, use: Use, caller: Writer) -> None:
     """It goes with all that it did, and with the runs below it."""
     run = await existing_run(use.database, caller, run_id)
     if not run.ended_at or not await delete_run(use.database, run_id):
-        raise RunNotEnded(f"The run {run_id}, or one below it, has not ended: stop it, or wait for its end.")
+        raise RunNotEnded(f"The run {run_id}, the one that began it, or one below it has not ended: stop it, or wait.")
 
 
 async def _answer(database: Queryable, run_id: UUID, run: StoredRun | None) -> RunSummary:
@@ -214,4 +214,4 @@ async def read_detail(database: Queryable, caller: Caller, run_id: UUID) -> RunD
     run, node_exec_count = await get_counted(database, run_id) or (None, 0)
     if run is None or run.user_id != caller.user_id:
         raise _unknown(run_id)
-    return detail_of(run, fold(await events.read_all(database, run_id)), node_exec_count)
+    return detail_of(run, fold(await events.read(database, run_id)), node_exec_count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from uuid import UUID, uuid4
@@ -65,7 +66,9 @@ class Executor(AsyncAppProcess):
             self.ready()
             await worker.work(database_address(settings), stopping)
         finally:
-            await worker.leave()
+            # After a mistake its runs are left to be rescued, which is counted: one of them may be what ended it.
+            if not isinstance(sys.exception(), Exception):
+                await worker.leave()
             await close_resources()
             with suppress(TimeoutError):  # a database that does not answer; the pool then cuts its connections
                 async with asyncio.timeout(LEAVE_WITHIN):
@@ -159,7 +162,7 @@ class Worker:
 
     def _tell(self, channel: str, run_id: UUID) -> None:
         if run := self._runs.get(run_id):
-            run.stop() if channel == control.STOP else run.pause()
+            run.stop() if channel == control.STOP else run.hand_over()
 
     async def _beat_forever(self) -> None:
         while True:
@@ -211,7 +214,7 @@ class Worker:
         # The first attempt has only the event that queued it, but for a rerun and one that was paused before it began;
         # that is not worth a query.
         first = stored.attempt == 1 and not stored.rerun_of and stored.node_runs is None
-        history = [QUEUED_EVENT] if first else await events.read_all(self._pool, stored.id)
+        history = [QUEUED_EVENT] if first else await events.read(self._pool, stored.id)
         try:
             plan = await self._plans.get(stored.graph_id, stored.graph_version)
         except CannotPlan as error:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from backend.execution.patience import patiently
 from backend.store import events
-from backend.store.connection import PASSING, Queryable
+from backend.store.connection import Queryable
 from backend.store.events import Entry
 
 # Entries in one commit: enough to fill a round trip, few enough that none waits long.
 BATCH = 500
 # Bytes of values in one commit, unless a single entry has more: a batch has to fit into one message of PostgreSQL.
 BATCH_BYTES = 8 * 1024 * 1024
-# Seconds between attempts while the database is away.
-RETRY_EVERY = 0.25
 
 
 class Journal:
@@ -61,9 +60,5 @@ class Journal:
             batch.append(self._waiting.popleft())
         return batch
 
-    async def _append(self, entries: list[Entry]) -> set[UUID]:
-        while True:
-            try:
-                return await events.append(self._database, entries)
-            except PASSING:
-                await asyncio.sleep(RETRY_EVERY)
+    def _append(self, entries: list[Entry]) -> Awaitable[set[UUID]]:
+        return patiently(lambda: events.append(self._database, entries))

@@ -35,6 +35,9 @@ MAX_DEPTH = 20
 # What a node run waits for between two tries.
 RETRY = "retry"
 
+# Events of a run below that are read at once.
+READ_EVENTS = 1000
+
 T = TypeVar("T")
 
 
@@ -139,7 +142,9 @@ class NodeOutside(Belongings):
 
         async def more() -> list[Event]:
             newest = (await self._children()).get(child, 0)
-            return await events.read(self._database, child, after=outputs.seen) if newest > outputs.seen else []
+            if newest <= outputs.seen:
+                return []
+            return await events.read(self._database, child, after=outputs.seen, limit=READ_EVENTS)
 
         while outputs.end is None:
             news = await self._until(more, Wait())

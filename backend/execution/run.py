@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from contextvars import copy_context
 from datetime import datetime, timedelta
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec
 from uuid import UUID
 
 import orjson
@@ -41,6 +41,10 @@ from backend.store.runs import ENDED, StoredRun
 NODE_TIME_LIMIT = 30 * 60.0
 # Bytes of JSON in one value that a node puts out.
 MAX_VALUE_BYTES = 16 * 1024 * 1024
+# Levels of arrays and objects in one.
+MAX_DEPTH = 100
+# What orjson takes; around a value, the lists with which it refuses one that has more than MAX_DEPTH.
+ORJSON_DEPTH = 254
 # Node runs of one run that work at the same time; the others wait for their turn.
 MAX_WORKING = 100
 # Entries of one run that may wait to be written before its nodes are held back.
@@ -52,11 +56,30 @@ STOP_WITHIN = 1.5
 
 NOTHING = Counter[str]()
 
+# What a block may raise that ends its node, besides that it is cancelled.
+RAISED = (Exception, SystemExit)
+
 log = structlog.get_logger()
 
 
 class ValueRefused(Exception):
     """A block put out something that cannot be kept: too large, or not JSON."""
+
+
+P = ParamSpec("P")
+
+
+def _for_itself(act: Callable[Concatenate[Run, P], None]) -> Callable[Concatenate[Run, P], None]:
+    """What goes wrong in it, and not in a block, ends this run, and not its executor with all the others."""
+
+    @wraps(act)
+    def acting(run: Run, *args: P.args, **named: P.kwargs) -> None:
+        try:
+            act(run, *args, **named)
+        except Exception as error:
+            run.break_off(error, "the executor made a mistake")
+
+    return acting
 
 
 class Run:
@@ -93,7 +116,6 @@ class Run:
         self._over = False
         self._leaving = False
         self._stays = False
-        self._pausing = False
         self._stopping: asyncio.Task[None] | None = None
         # Whether an executor died over the run: then what begins is written before it works, so that it can be named.
         self._careful = False
@@ -113,10 +135,15 @@ class Run:
         # What is logged of the run has what is bound where it begins; much of it goes on from other tasks.
         self._logged = copy_context()
 
+    @_for_itself
     def begin(self, events: Sequence[Event]) -> None:
         """Start, or go on from the events that earlier attempts wrote."""
         self._careful = any(event.type == "run.rescued" for event in events)
-        self._ready.extend(self._replay(events))
+        self._number = events[-1].number
+        try:
+            self._ready.extend(self._replay(events))
+        except Exception as error:
+            return self.break_off(error, "what it has written does not fit its graph, as the blocks are now")
         # Not by the attempt: an earlier one may have let go of the run before it wrote anything.
         first = "run.resumed" if any(event.type == "run.started" for event in events) else "run.started"
         self._write([self._event(first, {"attempt": self._stored.attempt})])
@@ -126,6 +153,7 @@ class Run:
             return self._end([self._event("run.failed", {"error": reason})], "FAILED", reason)
         self._go_on()
 
+    @_for_itself
     def stop(self) -> None:
         """End the run: what is running is cancelled and recorded as terminated. Runs below it have a moment to end."""
         if self._over or self._stopping:
@@ -139,21 +167,20 @@ class Run:
     async def _stop_after_children(self) -> None:
         for number in self._tasks.keys() - self._waiting.keys():
             self._tasks[number].cancel()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_WITHIN):
-                await self.children.ended(lambda: self.woken)
-        self._stop_now()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_WITHIN):
+                    await self.children.ended(lambda: self.woken)
+        finally:
+            self._stop_now()
 
+    @_for_itself
     def _stop_now(self) -> None:
         if not self._over:
             events = [self._node_event("node.terminated", self._open[number]) for number in self._tasks]
             self._end([*events, self._event("run.terminated", self._rest())], "TERMINATED", None)
 
-    def pause(self) -> None:
-        """Like `hand_over`; and tell that the run rests."""
-        self._pausing = True
-        self.hand_over()
-
+    @_for_itself
     def hand_over(self) -> None:
         """Begin no more nodes; once those that work have finished and are written, put the run back into the queue."""
         self._leaving = True
@@ -177,12 +204,18 @@ class Run:
             self._cancel()
             self._ended(self)
 
+    def break_off(self, error: Exception, why: str) -> None:
+        """Let the run fail for something that is not its blocks' fault."""
+        self._logged.run(log.error, "a run cannot go on", why=why, exc_info=error)
+        if not self._over:
+            reason = f"{why} ({type(error).__name__}; the log says more): start the run anew"
+            self._end([self._event("run.failed", {"error": reason})], "FAILED", reason)
+
     # Starting
 
     def _replay(self, events: Iterable[Event]) -> list[NodeInputs]:
         todo = {inputs.number: inputs for inputs in self._dataflow.start()}
         for event in events:
-            self._number = event.number
             data = event.data
             if event.type == "node.started":
                 self._begun[data["node_run"]] = data["node_id"]
@@ -267,16 +300,16 @@ class Run:
         self._warn(inputs, warnings)
         if node.settings.retry:
             return self._begin_task(inputs, partial(self._try_all, node, inputs, block_input))
-        outside = self._outside(inputs)
+        outside = self._outside(inputs, 0)
         try:
             outputs = self._call(node, inputs, block_input, outside)
             if never_waits(outputs) and not self._careful and self._logged.run(self._work_off, node, inputs, outputs):
                 return self._end_node(inputs, None)
-        except (Exception, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
+        except (*RAISED, asyncio.CancelledError) as raised:  # which nobody but the block can have raised here
             return self._end_node(inputs, self._reason(node, raised))
         self._begin_task(inputs, partial(self._try, node, inputs, lambda: outputs, outside))
 
-    def _outside(self, inputs: NodeInputs, first: int = 0) -> NodeOutside:
+    def _outside(self, inputs: NodeInputs, first: int) -> NodeOutside:
         return NodeOutside(self, self._stored, self._database, self._settings, inputs, first=first)
 
     def _warn(self, inputs: NodeInputs, warnings: Iterable[str]) -> None:
@@ -295,7 +328,7 @@ class Run:
                 self._take(node, inputs, left, pin, value)
                 if self._unwritten > MAX_UNWRITTEN:
                     return False
-        except Exception:
+        except RAISED:
             close_at_once(outputs)
             raise
         return True
@@ -314,9 +347,7 @@ class Run:
         """Run the block, again if it fails and the node's settings say so. Returns the error of the last try."""
         waits = self._waits.get(inputs.number, ())
         retries = [number for number, wait in enumerate(waits) if wait["for"] == RETRY]
-        outside = NodeOutside(
-            self, self._stored, self._database, self._settings, inputs, first=retries[-1] if retries else 0
-        )
+        outside = self._outside(inputs, retries[-1] if retries else 0)
         if retries:  # by an earlier attempt at the run: the time is not over, perhaps
             await outside.before_retry(0, "")
         made = len(retries)
@@ -341,7 +372,7 @@ class Run:
                 async for pin, value in outputs:
                     self._take(node, inputs, left, pin, outside.redaction.value(value))
                     await self._until_there_is_room()
-        except (Exception, asyncio.CancelledError) as raised:
+        except (*RAISED, asyncio.CancelledError) as raised:
             if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
                 raise
             late = f"took longer than {seconds:g} s" if limit.expired() else None
@@ -370,6 +401,7 @@ class Run:
         self._logged.run(log_raised, raised, redaction, node=node.id, block=node.block.name)
         return redaction.text(f"{type(raised).__name__}: {raised}")
 
+    @_for_itself
     def _end_node(self, inputs: NodeInputs, error: str | None) -> None:
         if error is None:
             self._write([self._node_event("node.completed", inputs)], lambda: self._close(inputs, None))
@@ -479,8 +511,6 @@ class Run:
         self._over = True
         self._logged.run(log.debug, "let go of a run", status=status)
         self._cancel()
-        if self._pausing and status not in ENDED:
-            events.append(self._event("run.paused", {"status": status}))
         entry = Entry(self.id, self._stored.attempt, events, status, error, wake_at, len(self._begun))
         self._journal.append(entry, lambda _: self._let_go(status in ENDED))
 
@@ -497,20 +527,21 @@ class Run:
     # Writing
 
     def _write(self, events: list[Event], then: Callable[[], None] = lambda: None) -> None:
-        def written(owned: bool) -> None:
-            self._unwritten -= 1
-            if self._unwritten == MAX_UNWRITTEN:
-                self._room.set()
-            if self._over:
-                return
-            if not owned:
-                return self.abandon()
-            then()
-            if self._unwritten == MAX_UNWRITTEN or (self._waiting and not self._unwritten):
-                self._go_on()
-
         self._unwritten += 1
-        self._journal.append(Entry(self.id, self._stored.attempt, events), written)
+        self._journal.append(Entry(self.id, self._stored.attempt, events), partial(self._written, then))
+
+    @_for_itself
+    def _written(self, then: Callable[[], None], owned: bool) -> None:
+        self._unwritten -= 1
+        if self._unwritten == MAX_UNWRITTEN:
+            self._room.set()
+        if self._over:
+            return
+        if not owned:
+            return self.abandon()
+        then()
+        if self._unwritten == MAX_UNWRITTEN or (self._waiting and not self._unwritten):
+            self._go_on()
 
     def _event(self, type: str, data: dict[str, Any]) -> Event:
         self._number += 1
@@ -541,4 +572,16 @@ def _as_json(pin: str, value: Any) -> bytes:
     if len(raw) > MAX_VALUE_BYTES:
         limit = MAX_VALUE_BYTES // (1024 * 1024)
         raise ValueRefused(f"the value of pin `{pin}` has {len(raw)} bytes of JSON; {limit} MiB is the limit")
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_too_deep(value):
+        raise ValueRefused(f"the value of pin `{pin}` is nested deeper than {MAX_DEPTH} levels")
     return raw
+
+
+def _is_too_deep(value: Any) -> bool:
+    for _ in range(ORJSON_DEPTH - MAX_DEPTH):
+        value = [value]
+    try:
+        orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return True
+    return False

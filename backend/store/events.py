@@ -96,7 +96,8 @@ async def append(connection: Queryable, entries: Sequence[Entry]) -> set[UUID]:
 
 # A conflict can only be with ourselves: a batch whose answer was lost with the connection is sent again.
 # The row lock of `owned` makes the fence hold until commit: a rescuer that raises `attempt` has to wait, or has won.
-# A run that wants to wait while it was woken goes on: what woke it may have come after it looked.
+# A run that wants to wait while it was woken goes on: what woke it may have come after it looked. And one that was to
+# be paused rests from here on.
 APPEND = """
     WITH owned AS (
         SELECT runs.id FROM runs JOIN unnest($1::uuid[], $2::int[]) AS mine (id, attempt) USING (id, attempt)
@@ -119,8 +120,16 @@ APPEND = """
             ended_at = CASE WHEN final.status NOT IN ('QUEUED', 'RUNNING', 'REVIEW') THEN now() END
         FROM unnest($8::uuid[], $9::text[], $10::text[], $11::timestamptz[], $12::int[])
             AS final (id, status, error, wake_at, node_runs)
-        WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned)
-        RETURNING runs.status
+        WHERE runs.id = final.id AND final.id IN (SELECT id FROM owned) AND executor IS NOT NULL
+        RETURNING runs.id, runs.status, runs.paused, ended_at
+    ), rested AS (
+        INSERT INTO run_events (run_id, number, type, data, created_at)
+        SELECT
+            id, 1 + greatest(
+                (SELECT max(number) FROM run_events WHERE run_id = id),
+                (SELECT max(number) FROM unnest($3::uuid[], $4::int[]) AS event (run_id, number) WHERE run_id = id)
+            ), 'run.paused', json_build_object('status', status), now()
+        FROM let_go WHERE paused AND ended_at IS NULL
     )
     SELECT
         (SELECT array_agg(id) FROM owned),
@@ -152,11 +161,6 @@ async def add(connection: Queryable, run_id: UUID, events: Sequence[Event]) -> N
     )
 
 
-async def read_all(connection: Queryable, run_id: UUID) -> list[Event]:
-    """Every event of a run, in order."""
-    return await read(connection, run_id, limit=None)
-
-
 async def outputs_of(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUID, dict[str, list[Any]]]:
     """What runs have put out: the values of each output, in the order they came."""
     rows = await connection.fetch(
@@ -169,15 +173,15 @@ async def outputs_of(connection: Queryable, run_ids: Sequence[UUID]) -> dict[UUI
     found: dict[UUID, dict[str, list[Any]]] = {}
     for run_id, of_run in groupby(rows, key=lambda row: row["run_id"]):
         outputs = [row["data"] for row in of_run]
-        await large_values.put_back(connection, run_id, outputs)
-        by_name = found[run_id] = {}
-        for output in outputs:
-            by_name.setdefault(output["name"], []).append(output["value"])
+        if await large_values.put_back(connection, run_id, outputs):
+            by_name = found[run_id] = {}
+            for output in outputs:
+                by_name.setdefault(output["name"], []).append(output["value"])
     return found
 
 
-async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = 1000) -> list[Event]:
-    """The next events of a run with a number above `after`, in order."""
+async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: int | None = None) -> list[Event]:
+    """The next events of a run with a number above `after`, in order; none of a run that is just being deleted."""
     rows = await connection.fetch(
         "SELECT number, type, data, created_at FROM run_events"
         " WHERE run_id = $1 AND number > $2 ORDER BY number LIMIT $3",
@@ -185,5 +189,5 @@ async def read(connection: Queryable, run_id: UUID, *, after: int = 0, limit: in
         after,
         limit,
     )
-    await large_values.put_back(connection, run_id, [row["data"] for row in rows])
-    return [Event(*row) for row in rows]
+    is_whole = await large_values.put_back(connection, run_id, [row["data"] for row in rows])
+    return [Event(*row) for row in rows] if is_whole else []

@@ -64,6 +64,16 @@ class _Tail:
             self.ended = items[-1].event.type in ENDS
             self.wake()
 
+    def let_go(self) -> None:
+        """Have all readers look where they are."""
+        self.opened.set()
+        self.wake()
+
+    def raise_fault(self) -> None:
+        """Raise what ended the work on this tail, if anything has."""
+        if self.task and self.task.done():
+            self.task.result()
+
     def wake(self) -> None:
         self.grown.set()
         self.grown = asyncio.Event()
@@ -104,8 +114,7 @@ class Feed:
         self._closed = True
         self.watch.close()
         for tail in self._tails.values():
-            tail.opened.set()
-            tail.wake()
+            tail.let_go()
 
     async def follow(
         self, run_id: UUID, after: int | None = None, *, idle: float | None = None
@@ -124,8 +133,10 @@ class Feed:
                         return  # Retention has deleted the run.
                     position = batch[-1].event.number
                     yield batch
-                elif not await _within(idle, tail.grown):
-                    yield ()
+                else:
+                    tail.raise_fault()
+                    if not await _within(idle, tail.grown):
+                        yield ()
 
     async def wait_for_end(self, run_id: UUID, timeout: float) -> None:
         """Return when the run has ended, or after `timeout` seconds."""
@@ -141,6 +152,7 @@ class Feed:
         if tail is None:
             tail = self._tails[key] = _Tail()
             tail.task = asyncio.create_task(self._keep_up(run_id, tail))
+            tail.task.add_done_callback(lambda _: tail.let_go())
         tail.readers += 1
         try:
             await tail.opened.wait()

@@ -61,21 +61,25 @@ async def insert(connection: Queryable, values: Sequence[tuple[UUID, str, bytes]
     )
 
 
-async def put_back(connection: Queryable, run_id: UUID, events: Iterable[dict[str, Any]]) -> None:
-    """Complete the data of events of one run by what was stored apart."""
+async def put_back(connection: Queryable, run_id: UUID, events: Iterable[dict[str, Any]]) -> bool:
+    """Complete the data of events of one run by what was stored apart; False if that has been deleted meanwhile, with
+    the run."""
     lacking = [(data, data.pop(APART)) for data in events if APART in data]
     if not lacking:
-        return
+        return True
     wanted = list({key for _, apart in lacking for key in _hashes(apart)})
     rows = await connection.fetch(
         "SELECT hash, value FROM run_values WHERE run_id = $1 AND hash = ANY($2::text[])", run_id, wanted
     )
+    if len(rows) < len(wanted):
+        return False
     values = {row["hash"]: row["value"] for row in rows}
     for data, apart in lacking:
         if "value" in apart:
-            data["value"] = values.get(apart["value"])
+            data["value"] = values[apart["value"]]
         if "inputs" in apart:
-            data["inputs"] |= {pin: values.get(key) for pin, key in apart["inputs"].items()}
+            data["inputs"] |= {pin: values[key] for pin, key in apart["inputs"].items()}
+    return True
 
 
 def _hashes(apart: Mapping[str, Any]) -> Iterator[str]:

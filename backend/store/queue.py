@@ -159,15 +159,22 @@ class Places:
 
 
 async def release(connection: Queryable, executor: UUID, *, but: Sequence[UUID] = ()) -> None:
-    """Put this executor's runs, but for some, back into the queue for another to go on with."""
+    """Put this executor's runs, but for some, back into the queue for another to go on with; what is paused rests."""
     await connection.execute(
         """
         WITH released AS (
             UPDATE runs SET
                 status = 'QUEUED', executor = NULL, node_runs = NULL, has_place = has_place AND NOT paused
-            WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id
+            WHERE status = 'RUNNING' AND executor = $1 AND id <> ALL($2::uuid[]) RETURNING id, status, paused
+        ), rested AS (
+            INSERT INTO run_events (run_id, number, type, data, created_at)
+            SELECT
+                id, (SELECT max(number) + 1 FROM run_events WHERE run_id = id), 'run.paused',
+                json_build_object('status', status), now()
+            FROM released WHERE paused ON CONFLICT DO NOTHING RETURNING run_id
         )
-        SELECT pg_notify('run_queued', '') FROM released LIMIT 1
+        SELECT pg_notify('run_queued', ''), (SELECT count(pg_notify('run_events', run_id::text)) FROM rested)
+        FROM released LIMIT 1
         """,
         executor,
         but,

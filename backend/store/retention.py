@@ -1,7 +1,8 @@
 """Retention: which ended runs are kept, by their age and by their number; the others go with all that is theirs.
 Graphs that are deleted go when the last of their runs has gone.
 
-A run that a node of another began goes with that one and is not counted. No run goes before all below it have ended.
+A run that a node of another began goes with that one and is not counted. No run goes before all below it have ended,
+nor before the one above it, which would begin it again.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ BEYOND = f"""
 
 WITH_THOSE_BELOW = """
     WITH RECURSIVE tree AS (
-        SELECT id AS top, id, ended_at FROM runs WHERE id = ANY($1::uuid[])
+        SELECT id AS top, id, ended_at FROM runs AS ended WHERE id = ANY($1::uuid[]) AND NOT (
+            SELECT count(*) > 0 FROM runs WHERE id = ended.parent_run_id AND ended_at IS NULL
+        )
         UNION ALL
         SELECT top, runs.id, runs.ended_at FROM runs JOIN tree ON parent_run_id = tree.id
     )
@@ -103,7 +106,7 @@ async def delete_graphs(pool: Pool) -> int:
 
 
 async def delete_run(connection: Queryable, run_id: UUID) -> bool:
-    """Delete an ended run with all below it. False if it, or one of those, has not ended."""
+    """Delete an ended run with all below it. False if it, one of those, or the one that began it has not ended."""
     return await _delete(connection, [run_id]) > 0
 
 

@@ -131,7 +131,9 @@ class Watch:
                     silent.broken()
 
     async def _next(self, seconds: float | None) -> None:
-        """Return after a look, or so many seconds."""
+        """Return after a look, or so many seconds; raise what has put an end to looking."""
+        if self._task and self._task.done():
+            self._task.result()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._turned.wait()
@@ -159,6 +161,7 @@ class Watch:
             self._hinted.clear()
             self._known.clear()
             self._task = asyncio.create_task(self._look_forever())
+            self._task.add_done_callback(lambda _: self._turn())
         try:
             yield
         finally:
@@ -172,7 +175,7 @@ class Watch:
         wanted = self._begun + 1
         while self._ended < wanted and not self._closed:
             self._due.set()
-            await self._turned.wait()
+            await self._next(None)
 
     async def _look_forever(self) -> None:
         turns = count()

@@ -142,13 +142,13 @@ async def test_an_input_that_is_equal_in_python_alone_is_different(two_inputs: A
 
 @pytest.mark.usefixtures("executor")
 async def test_a_run_that_is_deleted_while_it_is_read_is_not_run_again(two_inputs: Agent, database: Pool, monkeypatch):
-    run, read_all = await two_inputs.run(x=[1], y=2), events.read_all
+    run, read = await two_inputs.run(x=[1], y=2), events.read
 
     async def deleted_before(connection: Queryable, run_id: UUID) -> list[Event]:
         await retention.delete_surplus(database, 0)
-        return await read_all(connection, run_id)
+        return await read(connection, run_id)
 
-    monkeypatch.setattr(events, "read_all", deleted_before)
+    monkeypatch.setattr(events, "read", deleted_before)
     async with two_inputs.api.post(f"/api/v2/runs/{run['id']}/fork", json={"inputs": {"y": 3}}) as answer:
         assert (answer.status, (await answer.json())["code"]) == (404, "unknown_run")
     assert await database.fetchval("SELECT count(*) FROM runs") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -184,3 +185,14 @@ async def test_silence_is_filled_with_comments(api, start_run, monkeypatch):
     run = await start_run()
     async with api.get(path(run), params={"after": 2}) as answer:
         assert (await answer.content.readline()).startswith(b":")
+
+
+async def test_a_stream_and_a_wait_end_when_an_event_cannot_be_told(api, start_run, database: Pool):
+    run = await start_run()
+    deep = "[" * 254 + "]" * 254
+    await events.add(database, run.id, [events.Event(3, "run.warning", f'{{"node_run": 1, "message": {deep}}}')])
+    async with api.get(path(run)) as answer:
+        with suppress(aiohttp.ClientError):
+            assert numbers(await read_events(answer)) in ([], [1, 2])
+    async with api.get(f"/api/v2/runs/{run.id}", params={"wait": 20}) as answer:
+        assert answer.status == 500

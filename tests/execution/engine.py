@@ -128,6 +128,8 @@ class FailBlock(TestBlock):
                 raise ZeroDivisionError("a bug\0")
             case "cancel":
                 raise asyncio.CancelledError
+            case "exit":
+                raise SystemExit("gone")
             case "yield":
                 yield "error", "its own words"
                 yield "out", "never"
@@ -169,6 +171,18 @@ class OddBlock(TestBlock):
 
     async def run(self, input: TestBlock.Input, context: Context) -> Pins:
         yield "out", {"object": object(), "surrogate": "\ud800"}[input.a]
+
+
+class DeepBlock(TestBlock):
+    """Puts out a value with so many levels."""
+
+    id = "deep"
+
+    async def run(self, input: TestBlock.Input, context: Context) -> Pins:
+        value: list[Any] = []
+        for _ in range(1, input.a):
+            value = [value]
+        yield "out", value
 
 
 class CountdownBlock(TestBlock):
@@ -238,7 +252,7 @@ class Engine:
         return await runs.get(self.pool, run_id), fold(await self.events(run_id))
 
     async def events(self, run_id: UUID) -> list[Event]:
-        return await events.read_all(self.pool, run_id)
+        return await events.read(self.pool, run_id)
 
     async def until(self, run_id: UUID, happened: Callable[[Event], bool]) -> None:
         """Wait for an event of a run."""

@@ -122,7 +122,7 @@ async def test_a_node_that_puts_out_more_than_there_is_room_for_is_held_back_unt
     assert outputs == count
 
 
-@pytest.mark.parametrize("how", ["raise", "cancel", "yield", "block error"])
+@pytest.mark.parametrize("how", ["raise", "cancel", "exit", "yield", "block error"])
 async def test_a_node_that_fails_without_waiting_fails_alone(how: str):
     journal = SlowJournal()
     begun(journal, [QUEUED], "fail", b=how)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from backend.execution import executor
 from backend.execution.run import Run
 from backend.execution.scheduler import rescue
-from backend.store import control, reviews, runs, waking
+from backend.store import control, events, queue, retention, reviews, runs, waking
+from backend.store.events import Entry, Event
 from backend.store.reviews import Decision
 from backend.store.runs import StoredRun
 from tests.execution.agents import OUT, REVIEW, TIMER, calling, gated_child, node, parked_after
@@ -204,13 +205,13 @@ async def test_a_run_is_paused_once(engine: Engine, gated: UUID):
 async def test_a_pause_that_the_executor_did_not_hear_of_is_found(engine: Engine, gated: UUID, monkeypatch):
     monkeypatch.setattr(executor, "HEARTBEAT_EVERY", 0.02)
     told = asyncio.Event()
-    pause = Run.pause
+    hand_over = Run.hand_over
 
     def noted(self: Run) -> None:
-        pause(self)
+        hand_over(self)
         told.set()
 
-    monkeypatch.setattr(Run, "pause", noted)
+    monkeypatch.setattr(Run, "hand_over", noted)
     async with engine.worker():
         run_id = await engine.queue(gated, x=1)
         await engine.until(run_id, before_the_gate)
@@ -259,3 +260,48 @@ async def test_a_run_whose_executor_is_killed_before_it_rests_waits_until_it_is_
         run, history = await engine.end_of(run_id)
     assert (run.status, history.outputs) == ("COMPLETED", {"y": ["before 1", "after 1"]})
     assert_gap_free(await engine.events(run_id))
+
+
+@pytest.mark.parametrize("executor_is_first", [True, False])
+async def test_a_run_that_is_let_go_at_the_moment_of_its_pause_rests_once(engine: Engine, executor_is_first: bool):
+    run_id = await engine.queue(await engine.add("x.result -> y.value", x="in", y="out"), x=1)
+    [run] = await queue.claim(engine.pool, uuid4(), 1)
+    parked = Entry(run_id, run.attempt, [Event(2, "run.waiting", '{"status": "RUNNING"}')], "RUNNING")
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"
+    async with engine.pool.acquire() as holding, holding.transaction():
+        await holding.execute("SELECT FROM runs FOR UPDATE")
+        acts = [lambda: events.append(engine.pool, [parked]), lambda: control.pause(engine.pool, run_id)]
+        tasks = [asyncio.create_task(acts[not executor_is_first]())]
+        while not await engine.pool.fetchval(waits):
+            pass
+        tasks.append(asyncio.create_task(acts[executor_is_first]()))
+        while await engine.pool.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") < 2:
+            pass
+    await asyncio.gather(*tasks)
+    await rests(engine, run_id)
+    assert sorted(await types(engine, run_id)) == ["run.paused", "run.queued", "run.waiting"]
+    assert_gap_free(await engine.events(run_id))
+
+
+async def test_a_run_that_an_executor_leaves_without_letting_it_rest_rests_all_the_same(engine: Engine, gated: UUID):
+    run_id = await engine.queue(gated, x=1)
+    await die_at_the_gate(engine, run_id)
+    await control.pause(engine.pool, run_id)
+    await queue.release(engine.pool, (await runs.get(engine.pool, run_id)).executor)
+    await rests(engine, run_id)
+    assert_gap_free(await engine.events(run_id))
+
+
+async def test_a_run_that_has_ended_stays_while_the_one_that_began_it_may_ask_for_it(engine: Engine):
+    async with engine.worker():
+        run_id, child = await caller(engine)
+        await control.pause(engine.pool, run_id)
+        gates["g"].set()
+        await rests(engine, child)
+        await control.resume(engine.pool, child)
+        await engine.end_of(child)
+        assert not await retention.delete_run(engine.pool, child)
+        await control.resume(engine.pool, run_id)
+        run, _ = await engine.end_of(run_id)
+        assert await retention.delete_run(engine.pool, child)
+    assert (run.status, calls.count("g")) == ("COMPLETED", 1)

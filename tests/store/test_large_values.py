@@ -46,7 +46,7 @@ async def test_what_is_read_is_what_was_written(engine: Engine):
     [pair] = [each for each in history.node_runs.values() if each.node_id == "p"]
     assert (pair.inputs["a"], pair.inputs["b"], pair.outputs["out"]) == (BIG, other, [[BIG, other]])
     assert await stored(engine, run.id) == 3, "two that came in one event, and the pair"
-    read = await events.read_all(engine.pool, run.id)
+    read = await events.read(engine.pool, run.id)
     assert read == [event for number in range(len(read)) for event in await _one(engine, run.id, number)]
     assert not any(APART in event.data for event in read)
     assert_gap_free(read)
@@ -93,3 +93,12 @@ async def test_large_values_are_deleted_with_their_run(engine: Engine):
     await retention.delete_surplus(engine.pool, 1)
     assert [await stored(engine, run.id) for run in (old, new)] == [0, 1]
     assert (await engine.events(new.id))[-1].type == "run.completed"
+
+
+async def test_a_run_that_is_deleted_between_its_events_and_its_values_is_not_there(engine: Engine):
+    graph = await engine.add("x.result -> y.value", x="in", y="out")
+    async with engine.worker():
+        run, _ = await engine.run(graph, x=BIG)
+    await engine.pool.execute("DELETE FROM run_values")
+    assert await events.read(engine.pool, run.id) == []
+    assert await events.outputs_of(engine.pool, [run.id]) == {}

@@ -260,7 +260,7 @@ REQUESTS: dict[str, Callable[[Pool], Awaitable[object]]] = {
     "what is at some places": lambda pool: changes.read(pool, [(PLACE[0], run(n), 1) for n in range(1, 50)]),
     "runs": lambda pool: runs.get_many(pool, [run(n) for n in range(1, 50)]),
     "its outputs": lambda pool: events.outputs_of(pool, [run(1000)]),
-    "its events": lambda pool: events.read_all(pool, run(1000)),
+    "its events": lambda pool: events.read(pool, run(1000)),
     "its large values": lambda pool: large_values.put_back(pool, run(9), [{large_values.APART: {"value": "hash"}}]),
     "its node runs": lambda pool: statistics.node_run_counts(pool, [run(1000)]),
     "node runs of a page": lambda pool: statistics.node_run_counts(pool, [run(n) for n in range(1, 2000, 20)]),

@@ -58,7 +58,7 @@ async def test_old_ended_runs_are_deleted_with_their_events_and_no_others(pool: 
     assert await delete_old(pool, 30) == 1
     assert await left(pool) == kept
     for run_id in kept:
-        assert await events.read_all(pool, run_id)
+        assert await events.read(pool, run_id)
 
 
 async def test_the_newest_ended_runs_of_each_graph_are_kept(pool: Pool):

@@ -40,7 +40,7 @@ def entry(run: runs.StoredRun, number: int, type: str = "node.started", **end: s
 
 
 async def numbers(pool: Pool, run_id: UUID) -> list[int]:
-    return [event.number for event in await events.read_all(pool, run_id)]
+    return [event.number for event in await events.read(pool, run_id)]
 
 
 async def test_a_run_is_claimed_by_one_executor_only(pool: Pool):
@@ -100,7 +100,7 @@ async def test_what_an_executor_had_to_say_of_a_run_it_lost_and_got_back_is_left
     [after] = await queue.claim(pool, executor, 1)
     old, new = [entry(before, 2), entry(before, 3, status="COMPLETED")], entry(after, 2, "run.resumed")
     assert await events.append(pool, [*old, new]) == {after.id}
-    assert [event.type for event in await events.read_all(pool, after.id)] == ["run.queued", "run.resumed"]
+    assert [event.type for event in await events.read(pool, after.id)] == ["run.queued", "run.resumed"]
     assert (await runs.get(pool, after.id)).status == "RUNNING"
 
 
@@ -143,7 +143,7 @@ async def test_a_queued_run_is_stopped_at_once(pool: Pool):
     run_id = await queue_run(pool)
     stopped = await control.request_stop(pool, run_id)
     assert stopped.status == "TERMINATED"
-    assert [event.type for event in await events.read_all(pool, run_id)] == ["run.queued", "run.terminated"]
+    assert [event.type for event in await events.read(pool, run_id)] == ["run.queued", "run.terminated"]
     assert await queue.claim(pool, uuid4(), 1) == []
 
 

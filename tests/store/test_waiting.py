@@ -48,7 +48,7 @@ async def ask(pool: Pool, run: StoredRun) -> UUID:
 async def test_a_child_is_begun_and_a_person_asked_once(pool: Pool, owned: StoredRun):
     child = await begin_child(pool, owned)
     assert await begin_child(pool, owned) == child
-    assert [event.type for event in await events.read_all(pool, child.id)] == ["run.queued"]
+    assert [event.type for event in await events.read(pool, child.id)] == ["run.queued"]
     await ask(pool, owned)
     await ask(pool, owned)
     assert await reviews.count(pool, DEFAULT_USER) == 1
